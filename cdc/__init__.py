@@ -1,0 +1,1 @@
+"""Salesforce change events, landed once, in order, in Azure Blob Storage."""

@@ -1,0 +1,143 @@
+"""Every exception that the product raises; each says what failed, why, and (`hint`) what the operator does next.
+
+The type decides what a run does about it; the text is for people. This module imports nothing and never formats a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CdcError(Exception):
+    """Root of all foreseeable failures; `hint` is the operator's next step, one sentence."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+class SettingsInvalid(CdcError):
+    """One or more app settings are missing or malformed; `problems` names each of them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(
+            "reading the settings: " + "; ".join(self.problems),
+            hint="correct the settings named above (app settings in Azure, local.settings.json or the environment here)",
+        )
+
+
+# --- Salesforce ------------------------------------------------------------------------------------------------------
+
+
+class SalesforceError(CdcError):
+    """Root of what Salesforce, or the way to it, did."""
+
+
+class LoginRefused(SalesforceError):
+    """The token endpoint understood the request and said no: trying again changes nothing."""
+
+
+class RequestLost(SalesforceError):
+    """A request without a complete answer (time-out, reset, EOF, 5xx, HTML). What it carried is gone for its session."""
+
+
+class AnswerTooLarge(SalesforceError):
+    """An answer exceeds what the product is willing to hold in memory."""
+
+
+class AnswerUnreadable(SalesforceError):
+    """An answer arrived complete but is not a JSON array of messages, not even leniently read; `body` is kept raw."""
+
+    def __init__(self, message: str, *, hint: str, body: bytes) -> None:
+        super().__init__(message, hint=hint)
+        self.body = body
+
+
+class SessionLost(SalesforceError):
+    """The server has ended or forgotten the session: a new one with a fresh cookie jar is needed."""
+
+
+class TokenInvalid(SalesforceError):
+    """Salesforce no longer accepts the access token: a new token and a new session are needed."""
+
+
+class ServerBusy(SalesforceError):
+    """Salesforce asks to come back later (503, connection limits)."""
+
+
+class AllocationExhausted(SalesforceError):
+    """The org's rolling 24-hour event delivery allocation is used up; more requests only make it worse."""
+
+
+class SubscribeRefused(SalesforceError):
+    """One channel was refused (unknown, no permission); the session and its other channels live on."""
+
+
+class ReplayIdRefused(SubscribeRefused):
+    """Salesforce no longer knows the replay id from which a channel was to go on."""
+
+
+class RestFailed(SalesforceError):
+    """A REST question to the org could not be answered."""
+
+
+# --- storage ---------------------------------------------------------------------------------------------------------
+
+
+class StorageError(CdcError):
+    """Root of what Blob Storage, or the way to it, did."""
+
+
+class StorageUnavailable(StorageError):
+    """Blob Storage cannot be reached, times out or answers 5xx."""
+
+
+class StorageForbidden(StorageError):
+    """Blob Storage refuses our credential or lacks a right (401, 403, no token to be had)."""
+
+
+class ContainerMissing(StorageError):
+    """The container does not exist (distinct from a missing blob, which is a value: None)."""
+
+
+class BlobExists(StorageError):
+    """A create-only write found a blob of that name. It may be our own: compare before concluding anything."""
+
+
+class BlobChanged(StorageError):
+    """A compare-and-swap write found another ETag than the one it expected, or no blob at all."""
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+class LogError(CdcError):
+    """Root of what is wrong with a channel's log; the channel is not captured until it is mended."""
+
+
+class LogInconsistent(LogError):
+    """The log, its generation records and its checkpoint contradict each other in a way that must not be guessed away."""
+
+
+class OtherOrg(LogError):
+    """The log belongs to another Salesforce org than the one these settings log in to."""
+
+
+class Fenced(LogError):
+    """Another run wrote the segment that this run was about to write: two apps share this storage."""
+
+
+class LatePut(LogError):
+    """A write of this very run, believed lost, has arrived after all: derive the position again, no alarm."""
+
+
+class ContinuityStopped(LogError):
+    """Continuity is broken and CDC_ON_REPLAY_EXPIRED=stop: the operator has to order a start."""
+
+
+class RunClosed(LogError):
+    """The run has ended: no write may start any more."""
