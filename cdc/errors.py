@@ -1,6 +1,6 @@
 """Every exception that the product raises; each says what failed, why, and (`hint`) what the operator does next.
 
-The type decides what a run does about it; the text is for people. This module imports nothing and never formats a secret.
+The type decides what a run does about it; the text is for people. This module never formats a secret.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SettingsInvalid(CdcError):
         self.problems = tuple(problems)
         super().__init__(
             "reading the settings: " + "; ".join(self.problems),
-            hint="correct the settings named above (app settings in Azure, local.settings.json or the environment here)",
+            hint="correct the settings named above: app settings in Azure, local.settings.json or the environment here",
         )
 
 
@@ -42,7 +42,7 @@ class LoginRefused(SalesforceError):
 
 
 class RequestLost(SalesforceError):
-    """A request without a complete answer (time-out, reset, EOF, 5xx, HTML). What it carried is gone for its session."""
+    """A request got no complete answer (time-out, reset, EOF, 5xx, HTML): what it carried is gone for its session."""
 
 
 class AnswerTooLarge(SalesforceError):
@@ -120,7 +120,7 @@ class LogError(CdcError):
 
 
 class LogInconsistent(LogError):
-    """The log, its generation records and its checkpoint contradict each other in a way that must not be guessed away."""
+    """The log, its generation records and its checkpoint contradict each other in a way that nobody may guess away."""
 
 
 class OtherOrg(LogError):

@@ -1,0 +1,127 @@
+"""Finds the borders of JSON values in bytes, fast where the bytes are plain and leniently where they are not.
+
+It never changes a byte, never judges a value and does no I/O. The fast parser (msgspec) refuses what JSON forbids or it
+cannot hold: a lone surrogate escape, NaN, very deep nesting. The lenient one only follows strings and brackets, so that
+one bad event never hides its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import msgspec
+
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+# One token that matters for borders: a whole string, a bracket, a comma or a colon. Possessive: never backtracks.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},:]|"', re.DOTALL)
+_SPACE = b" \t\r\n"
+_CLOSES = {ord("]"): ord("["), ord("}"): ord("{")}
+
+Raw = bytes | msgspec.Raw
+
+
+class Malformed(ValueError):
+    """The bytes have no recognisable borders of the value that was asked for."""
+
+
+def elements(body: bytes) -> list[Raw]:
+    """Return each message of an answer as its bytes. A lone object counts as an array of one (Bayeux, section 4.1).
+
+    Raises: Malformed where not even the lenient parser finds where the messages begin and end.
+    """
+    text = body.strip(_SPACE)
+    if text[:1] == b"{":
+        text = b"[" + text + b"]"
+    try:
+        return _ARRAY.decode(text)  # type: ignore[return-value]
+    except (msgspec.DecodeError, RecursionError):
+        return _lenient_elements(text)
+
+
+def members(value: Raw) -> dict[str, bytes]:
+    """Return the members of an object as raw values, the last of equal names winning, as every JSON parser does.
+
+    Raises: Malformed where the bytes are not one object.
+    """
+    text = bytes(value).strip(_SPACE)
+    found: dict[str, bytes] = {}
+    for part in _lenient_parts(text, b"{", b"}"):
+        name, colon, rest = _split_member(part)
+        if not colon:
+            raise Malformed("a member without a colon")
+        found[name] = rest
+    return found
+
+
+def as_line(value: Raw) -> Raw | None:
+    """Return the value fit for one line: line breaks between tokens taken out, otherwise the very same bytes.
+
+    None where a line break stands inside a string (not JSON): such a value cannot be kept as one line unchanged.
+    """
+    text = bytes(value)
+    if b"\n" not in text and b"\r" not in text:
+        return value
+    pieces, end = [], 0
+    for token in _TOKEN.finditer(text):
+        if token[0][:1] == b'"':
+            if b"\n" in token[0] or b"\r" in token[0] or len(token[0]) == 1:
+                return None
+            pieces.append(text[end : token.start()].translate(None, b"\r\n") + token[0])
+            end = token.end()
+    pieces.append(text[end:].translate(None, b"\r\n"))
+    return b"".join(pieces)
+
+
+def as_text(value: Raw) -> str | None:
+    """Return a JSON string's text (lone surrogates kept), None for any other value."""
+    try:
+        decoded = json.loads(bytes(value))
+    except (ValueError, RecursionError):
+        return None
+    return decoded if isinstance(decoded, str) else None
+
+
+def _lenient_elements(text: bytes) -> list[Raw]:
+    parts = _lenient_parts(text, b"[", b"]")
+    if not all(parts):
+        raise Malformed("an empty array element")
+    return list(parts)
+
+
+def _lenient_parts(text: bytes, opening: bytes, closing: bytes) -> list[bytes]:
+    """Return what stands between the commas of the outermost brackets, stripped."""
+    if text[:1] != opening:
+        raise Malformed(f"does not start with {opening.decode()}")
+    depth = bytearray()
+    begin = 1
+    parts: list[bytes] = []
+    for token in _TOKEN.finditer(text):
+        mark = text[token.start()]
+        if mark in b"[{":
+            depth.append(mark)
+        elif mark in b"]}":
+            if not depth or depth.pop() != _CLOSES[mark]:
+                raise Malformed("brackets do not match")
+            if not depth:
+                parts.append(text[begin : token.start()].strip(_SPACE))
+                if text[token.end() :].strip(_SPACE):
+                    raise Malformed("bytes after the closing bracket")
+                break
+        elif mark == ord(",") and len(depth) == 1:
+            parts.append(text[begin : token.start()].strip(_SPACE))
+            begin = token.end()
+        elif mark == ord('"') and token.end() - token.start() == 1:
+            raise Malformed("a string that never ends")
+    else:
+        raise Malformed(f"no closing {closing.decode()}")
+    return [] if parts == [b""] else parts
+
+
+def _split_member(part: bytes) -> tuple[str, bytes, bytes]:
+    token = _TOKEN.match(part)
+    name = as_text(token[0]) if token else None
+    if token is None or name is None:
+        raise Malformed("a member without a name")
+    rest = part[token.end() :].lstrip(_SPACE)
+    return name, rest[:1] if rest[:1] == b":" else b"", rest[1:].strip(_SPACE)
