@@ -30,7 +30,7 @@ from cdc.errors import (
 )
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobServiceClient, ContainerClient
+    from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
     from pydantic import SecretStr
 
 PROBE_NAME = "write-probe"
@@ -274,6 +274,7 @@ def _client_options(patience: Patience) -> dict[str, Any]:
     return {
         "transport": transport,
         "retry_policy": retry,
+        "permit_redirects": False,
         "max_single_put_size": SINGLE_REQUEST_BYTES,
         "max_single_get_size": SINGLE_REQUEST_BYTES,
     }
@@ -357,31 +358,35 @@ class AzureContainer:
 
     def read(self, name: str) -> Blob | None:
         """Return the blob with its content, fetched in one request up to 256 MiB."""
+        blob = self._at(name)
         try:
             with self._mapped(f"reading blob {name} in"):
-                download = self._client.download_blob(checked_name(name))
+                download = blob.download_blob()
                 return _blob(name, download.properties, download.readall())
         except _BlobMissing:
             return None
 
     def head(self, name: str) -> Blob | None:
         """Return what the headers say; the error code of a missing blob or container stands in a header, too."""
+        blob = self._at(name)
         try:
             with self._mapped(f"looking at blob {name} in"):
-                return _blob(name, self._client.get_blob_client(checked_name(name)).get_blob_properties(), b"")
+                return _blob(name, blob.get_blob_properties(), b"")
         except _BlobMissing:
             return None
 
     def create(self, name: str, body: bytes, *, metadata: Mapping[str, str] = NO_METADATA, content_type: str) -> None:
         """Put the blob with If-None-Match: *."""
+        blob, checked = self._at(name), checked_metadata(metadata)
         with self._mapped(f"creating blob {name} in"):
-            self._put(name, body, content_type, metadata=checked_metadata(metadata), overwrite=False)
+            _put(blob, body, content_type, metadata=checked, overwrite=False)
 
     def replace(self, name: str, body: bytes, *, etag: str | None, content_type: str) -> str:
         """Put the blob with If-Match, or with If-None-Match: * when there is no ETag to match."""
+        blob = self._at(name)
         try:
             with self._mapped(f"replacing blob {name} in"):
-                return self._put(name, body, content_type, **_if_match(etag))
+                return _put(blob, body, content_type, **_if_match(etag))
         except (BlobExists, _BlobMissing) as error:
             raise BlobChanged(str(error), hint=error.hint) from None
 
@@ -402,17 +407,12 @@ class AzureContainer:
         """Put with an If-Match that no blob can meet: rights are checked first, then the condition fails."""
         try:
             with self._mapped("trying to write to"):
-                self._put(PROBE_NAME, b"", "application/octet-stream", **_if_match('"0x0"'))
+                _put(self._at(PROBE_NAME), b"", "application/octet-stream", **_if_match('"0x0"'))
         except (BlobChanged, _BlobMissing):
             return
 
-    def _put(self, name: str, body: bytes, content_type: str, **conditions: Any) -> str:
-        from azure.storage.blob import ContentSettings
-
-        blob = self._client.get_blob_client(checked_name(name))
-        settings = ContentSettings(content_type=content_type)
-        answer = blob.upload_blob(bytes(body), length=len(body), content_settings=settings, **conditions)
-        return str(answer["etag"])
+    def _at(self, name: str) -> BlobClient:
+        return self._client.get_blob_client(checked_name(name))
 
     @contextmanager
     def _mapped(self, doing: str) -> Iterator[None]:
@@ -426,6 +426,23 @@ class AzureContainer:
             raise StorageForbidden(f"{what}: no token for storage ({error})", hint=_IDENTITY_HINT) from None
         except (AzureError, OSError) as error:
             raise _translated(error, what) from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # The SDK trusts every 2xx to be from Blob Storage and stumbles over a proxy's or a portal's.
+            cause = f"an answer that Blob Storage would not give ({type(error).__name__})"
+            raise _failure(StorageUnavailable, f"{what}: {cause}", "") from None
+
+
+def _put(blob: BlobClient, body: bytes, content_type: str, **conditions: Any) -> str:
+    from azure.storage.blob import ContentSettings
+
+    settings = ContentSettings(content_type=content_type)
+    return _etag(blob.upload_blob(bytes(body), length=len(body), content_settings=settings, **conditions)["etag"])
+
+
+def _etag(value: Any) -> str:
+    if not value or not isinstance(value, str):
+        raise ValueError("no ETag")
+    return value
 
 
 def _if_match(etag: str | None) -> dict[str, Any]:
@@ -439,7 +456,7 @@ def _if_match(etag: str | None) -> dict[str, Any]:
 def _blob(name: str, properties: Any, body: bytes) -> Blob:
     return Blob(
         name=name,
-        etag=str(properties.etag),
+        etag=_etag(properties.etag),
         last_modified=properties.last_modified.astimezone(UTC),
         size=int(properties.size),
         metadata=MappingProxyType({key.lower(): value for key, value in (properties.metadata or {}).items()}),
@@ -536,6 +553,6 @@ def _root_cause(error: BaseException) -> str:
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
-        error = error.__cause__ or error.__context__ or error
+        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__ or error
     words = error.strerror if isinstance(error, OSError) and isinstance(error.errno, int) else None
     return f"{words.lower()} ({type(error).__name__})" if words else type(error).__name__
