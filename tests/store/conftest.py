@@ -47,15 +47,27 @@ def container(absent: Container) -> Container:
     return absent
 
 
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
+@pytest.fixture(scope="session")
+def one_server() -> Iterator[ScriptedServer]:
     with serve() as running:
         yield running
 
 
-@pytest.fixture
-def far(server: ScriptedServer) -> Iterator[Container]:
-    """A container at the scripted server, by SAS, one request per call."""
-    opened = open_service(connection_string=server.connection_string, patience=Patience(2, 2, repetitions=0))
+@pytest.fixture(scope="session")
+def one_far(one_server: ScriptedServer) -> Iterator[Container]:
+    opened = open_service(connection_string=one_server.connection_string, patience=Patience(2, 2, repetitions=0))
     yield opened.container("far")
     opened.close()
+
+
+@pytest.fixture
+def server(one_server: ScriptedServer) -> ScriptedServer:
+    """The scripted server, all scripts forgotten."""
+    one_server.reset()
+    return one_server
+
+
+@pytest.fixture
+def far(server: ScriptedServer, one_far: Container) -> Container:
+    """A container at the scripted server, by SAS, one request per call."""
+    return one_far

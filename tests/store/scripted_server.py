@@ -27,6 +27,9 @@ class ScriptedServer:
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     """Method, path with query, bytes of body."""
 
+    def reset(self) -> None:
+        vars(self).update(vars(ScriptedServer(port=self.port)))
+
     @property
     def connection_string(self) -> str:
         sas = f"sv=2026-02-06&sp=rwl&sig={SECRET}"
@@ -44,6 +47,7 @@ def serve() -> Iterator[ScriptedServer]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # one packet per answer: no waiting for delayed acknowledgements
 
         def answer(self) -> None:
             length = left = int(self.headers.get("Content-Length") or 0)
@@ -69,8 +73,11 @@ def serve() -> Iterator[ScriptedServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+    with Server(("127.0.0.1", 0), Handler) as httpd:
         script.port = httpd.server_address[1]
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -234,7 +234,7 @@ def test_16_threads_share_the_connections_without_a_warning(
     at: Open, server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    container = at(server.port)
+    container = at(server.port, Patience(5, 5, repetitions=0))
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda n: container.create(f"a/{n}", b"x", content_type=LINES), range(64)))
     assert caplog.records == []
