@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -180,12 +179,14 @@ def open_service(
     connection_string: SecretStr | str | None = None,
     account_url: str | None = None,
     client_id: str | None = None,
+    has_managed_identity: bool = False,
     patience: Patience = Patience(),
 ) -> BlobService:
     """Return the storage account, without a request: by connection string, or by blob service URI and identity.
 
-    The identity is the managed one where Azure offers it (`client_id` picks a user-assigned one), and whatever
-    `DefaultAzureCredential` finds elsewhere. "UseDevelopmentStorage=true" means Azurite on port 10000.
+    With `has_managed_identity` (Azure sets IDENTITY_ENDPOINT) that identity alone is asked, else whichever one
+    `DefaultAzureCredential` finds; `client_id` picks a user-assigned one. "UseDevelopmentStorage=true" means Azurite
+    on port 10000.
 
     Raises:
         SettingsInvalid: neither or both given, or malformed; the value is never repeated.
@@ -196,7 +197,8 @@ def open_service(
         plain = connection_string if isinstance(connection_string, str) else connection_string.get_secret_value()
         client = _client_by_connection_string(plain, _client_options(patience))
     elif account_url:
-        client = _client_by_identity(account_url, client_id, _client_options(patience))
+        identity = _Identity(_credential(client_id, has_managed_identity))
+        client = _client_by_identity(account_url, identity, _client_options(patience))
     else:
         raise SettingsInvalid(["CDC_STORAGE: missing (a connection string, or CDC_STORAGE__blobServiceUri)"])
     return BlobService(client, _host(client.url))
@@ -218,20 +220,20 @@ def _client_by_connection_string(plain: str, options: dict[str, Any]) -> BlobSer
     return client
 
 
-def _client_by_identity(account_url: str, client_id: str | None, options: dict[str, Any]) -> BlobServiceClient:
+def _client_by_identity(account_url: str, identity: _Identity, options: dict[str, Any]) -> BlobServiceClient:
     from azure.storage.blob import BlobServiceClient
 
     url = _split(account_url.strip())
     if url is None or url.scheme != "https" or not url.hostname or url.username or url.query or url.fragment:
         problem = "CDC_STORAGE__blobServiceUri: not of the form https://<account>.blob.core.windows.net"
         raise SettingsInvalid([problem])
-    return BlobServiceClient(account_url.strip(), credential=_Identity(_credential(client_id)), **options)
+    return BlobServiceClient(account_url.strip(), credential=identity, **options)
 
 
-def _credential(client_id: str | None) -> Any:
+def _credential(client_id: str | None, has_managed_identity: bool) -> Any:
     from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 
-    if os.environ.get("IDENTITY_ENDPOINT"):
+    if has_managed_identity:
         return ManagedIdentityCredential(client_id=client_id)
     return DefaultAzureCredential(managed_identity_client_id=client_id)
 

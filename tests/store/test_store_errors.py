@@ -242,7 +242,7 @@ def test_16_threads_share_the_connections_without_a_warning(
 
 @pytest.mark.parametrize("refusal", [CredentialUnavailableError, ClientAuthenticationError])
 def test_no_token_is_forbidden_at_once(monkeypatch: pytest.MonkeyPatch, refusal: type[Exception]) -> None:
-    monkeypatch.setattr(store, "_credential", lambda client_id: ScriptedCredential(refusal(f"no {SECRET}")))
+    monkeypatch.setattr(store, "_credential", lambda *_: ScriptedCredential(refusal(f"no {SECRET}")))
     service = open_service(account_url="https://nowhere.invalid", patience=Patience())
     for verb in VERBS:
         error = failure(service.container("far"), verb)
@@ -254,18 +254,17 @@ def test_no_token_is_forbidden_at_once(monkeypatch: pytest.MonkeyPatch, refusal:
 
 
 def test_a_token_is_never_sent_in_clear(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
-    monkeypatch.setattr(store, "_credential", lambda client_id: ScriptedCredential(None))
+    monkeypatch.setattr(store, "_credential", lambda *_: ScriptedCredential(None))
     with pytest.raises(SettingsInvalid, match="CDC_STORAGE__blobServiceUri"):
         open_service(account_url=f"http://127.0.0.1:{server.port}")
     assert server.requests == []
 
 
-def test_the_managed_identity_is_used_where_azure_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IDENTITY_ENDPOINT", "http://127.0.0.1:1/token")
-    monkeypatch.setenv("IDENTITY_HEADER", "x")
-    assert isinstance(store._credential("11111111-2222-3333-4444-555555555555"), ManagedIdentityCredential)
-    monkeypatch.delenv("IDENTITY_ENDPOINT")
-    assert isinstance(store._credential(None), DefaultAzureCredential)
+def test_the_managed_identity_alone_is_asked_where_there_is_one() -> None:
+    client_id = "11111111-2222-3333-4444-555555555555"
+    assert isinstance(store._credential(client_id, True), ManagedIdentityCredential)
+    assert isinstance(store._credential(None, True), ManagedIdentityCredential)
+    assert isinstance(store._credential(client_id, False), DefaultAzureCredential)
 
 
 @pytest.mark.parametrize(
