@@ -27,13 +27,13 @@ setup: ## Create .venv and node_modules; afterwards `.venv/bin/python -m cdc` wo
 _installed: $(VENV)/.installed node_modules/.installed
 	@:
 
-# The first Python in range wins; `make setup PYTHON=/some/python3.12` chooses another.
+# The first Python in range wins; `make setup PYTHON=python3.12` chooses another, before .venv is there.
 $(VENV)/.installed: requirements-dev.txt
 	@python=
-	for candidate in $(PYTHON) python3.11 python3 python3.12 python3.13; do
+	for candidate in $(or $(PYTHON),python3.11 python3 python3.12 python3.13); do
 	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then python=$$candidate; break; fi
 	done
-	if [ -z "$$python" ]; then echo "setup: no Python 3.11, 3.12 or 3.13 found; install one (Debian: apt install python3 python3-venv) or say make setup PYTHON=..." >&2; exit 1; fi
+	if [ -z "$$python" ]; then echo "setup: no Python 3.11, 3.12 or 3.13$(if $(PYTHON), at $(PYTHON), found); install one (Debian: apt install python3 python3-venv) or say make setup PYTHON=..." >&2; exit 1; fi
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then echo "setup: $$python cannot make virtual environments; install its venv package (Debian: apt install python3-venv)" >&2; exit 1; fi
 	echo "setup: $(VENV) with $$("$$python" --version)"
 	"$$python" -m venv $(VENV)
