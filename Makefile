@@ -13,7 +13,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 PYTEST := -m pytest -p no:cacheprovider
 OTHER_PYTHONS := $(addprefix .venv-,3.11 3.12 3.13)
 # What runs on the other Pythons, besides the tests marked pure.
-PORTABLE_TESTS = $(wildcard tests/test_landing*.py tests/test_settings*.py tests/test_events*.py tests/test_bayeux*.py)
+PORTABLE_TESTS = $(wildcard tests/test_landing* tests/test_settings* tests/test_function_app* tests/landing)
 # One set-up at a time in one clone; two clones never meet.
 LOCKED := $(if $(shell command -v flock),flock $(VENV)/.lock,)
 
