@@ -41,6 +41,10 @@ class LoginRefused(SalesforceError):
     """The token endpoint understood the request and said no: trying again changes nothing."""
 
 
+class RequestRefused(SalesforceError):
+    """Salesforce says that the request itself is wrong (its API version, its size): trying again changes nothing."""
+
+
 class RequestLost(SalesforceError):
     """A request got no complete answer (time-out, reset, EOF, 5xx, HTML): what it carried is gone for its session."""
 

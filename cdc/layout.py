@@ -1,18 +1,17 @@
 """The grammar of the storage log: every blob name and every record, its format and its parse side by side.
 
-Pure: no I/O, no clock. Only this module knows how a blob is called or what a record looks like; docs/storage-log.md is its
-description for readers.
+Pure: no I/O, no clock. Only this module knows how a blob is called or what a record looks like; docs/storage-log.md
+describes it to readers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -25,8 +24,6 @@ _SEGMENT = re.compile(r"([0-9]{12})\.jsonl\Z")
 _PARTITION = re.compile(r"date=([0-9]{4}-[0-9]{2}-[0-9]{2})/\Z")
 _GENERATION = re.compile(r"([0-9]{4,})\.json\Z")
 _CHANNEL = re.compile(r"/(?:data|event)/[A-Za-z0-9_]{1,200}\Z")
-
-FORMAT = 1
 
 
 class Unreadable(ValueError):
@@ -156,12 +153,12 @@ class SegmentFacts:
     sha256: str
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the blob metadata: lower snake case names, ASCII values."""
+        """Return the blob metadata: lower snake case names, ASCII values; what is not known is left out."""
         values = asdict(self) | {
             "first_time": spell_time(self.first_time),
             "last_time": spell_time(self.last_time),
         }
-        return {name: str(value) for name, value in values.items()}
+        return {name: str(value) for name, value in values.items() if value != ""}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> SegmentFacts:
@@ -196,56 +193,72 @@ def _replay_id(token: str) -> str:
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=10**12)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Token = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]  # a replay id's JSON token, or "-1", "-2"
 
-@dataclass(frozen=True)
-class Generation:
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What all records share: JSON objects with camel case names, times in ISO 8601 UTC."""
+
+    format: Literal[1] = 1
+    channel: str
+    org_id: str
+    run_id: str
+
+    def to_blob(self) -> bytes:
+        """Return the record as an indented JSON document."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+    @classmethod
+    def from_blob(cls, body: bytes, channel: str) -> Self:
+        """Return the record of `channel`.
+
+        Raises: Unreadable, also where it is another channel's.
+        """
+        record = _decode(body, cls)
+        if record.channel != channel:
+            raise Unreadable(f"it belongs to {record.channel[:100]}")
+        return record
+
+
+class Generation(Record, frozen=True, kw_only=True, rename="camel"):
     """Where and why a generation starts. `start` is "-1" (at `t0`), "-2" or a replay id's token."""
 
-    channel: str
-    number: int
+    number: Annotated[int, msgspec.Meta(ge=1, lt=10**6)]
     cause: str
-    start: str
-    t0: datetime  # the server's clock at the handshake before the first subscribe
-    after_segment: int
+    start: Token
+    t0: Moment  # the server's clock at the handshake before the first subscribe
+    after_segment: Count
     partition: date  # the generation's first segment lies here, whatever event comes first
-    org_id: str
     user_id: str
-    run_id: str
-    repeats: bool = False  # may repeat retained events of the generation before
+    may_repeat_earlier_events: bool = False
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(Record, frozen=True, kw_only=True, rename="camel"):
     """What a generation may lack and why: the interval between two server times, open where a bound is unknown."""
 
-    channel: str
-    number: int
+    number: Annotated[int, msgspec.Meta(ge=1, lt=10**6)]  # of the generation that it opens
     cause: str
-    after_segment: int
-    after_replay_id: str | None
-    since: datetime | None
-    until: datetime | None
-    detected: datetime
-    start: str  # where capture goes on: "-1", "-2", or "stop"
-    org_id: str
-    run_id: str
+    after_segment: Count
+    after_replay_id: Token | None
+    since: Moment | None
+    until: Moment | None
+    detected: Moment
+    start: Token | Literal["stop"]  # where capture goes on
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Record, frozen=True, kw_only=True, rename="camel"):
     """A cache of the log's end: the last segment, the replay id in it, and what would be dear to find out again."""
 
-    channel: str
-    org_id: str
-    segment: int  # 0: nothing landed yet
+    segment: Count  # 0: nothing landed yet
     partition: date | None
-    replay_id: str | None  # None: nothing landed in this generation
-    last_time: datetime | None
+    replay_id: Token | None  # None: nothing landed in this generation
+    last_time: Moment | None
     generation: Generation | None  # None: written just before the channel's first generation record
-    skipped_to: str | None  # a tip start's last skipped replay id
-    quiet_to: datetime | None  # up to here the org proved that nothing changed since the last landed event
-    written: datetime
-    run_id: str
+    skipped_to: Token | None  # a tip start's last skipped replay id
+    quiet_to: Moment | None  # up to here the org proved that nothing changed since the last landed event
+    written: Moment
 
     @property
     def progress(self) -> tuple[int, int, bool, float]:
@@ -259,241 +272,52 @@ class Checkpoint:
 
     def says_the_same(self, other: Checkpoint) -> bool:
         """True where writing it would change nothing but who wrote it and when."""
-        return replace(self, written=other.written, run_id=other.run_id) == other
+        return msgspec.structs.replace(self, written=other.written, run_id=other.run_id) == other
+
+    @classmethod
+    def from_blob(cls, body: bytes, channel: str) -> Self:
+        """Raises: Unreadable, also where it is another channel's or contradicts itself."""
+        record = super().from_blob(body, channel)
+        has_segment = record.segment > 0
+        if has_segment != (record.partition is not None) or (has_segment and record.generation is None):
+            raise Unreadable("it contradicts itself")
+        if record.generation and record.generation.channel != channel:
+            raise Unreadable("its generation is another channel's")
+        for token in (record.replay_id, record.skipped_to):
+            if token is not None:
+                _replay_id(token)
+        return record
 
 
-@dataclass(frozen=True)
-class RunRecord:
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A group's last run and, per channel, the newest clean poll by the server's clock."""
 
+    format: Literal[1] = 1
     group: str
     run_id: str
     outcome: str
-    started: datetime
-    finished: datetime
-    clean_polls: Mapping[str, datetime]
+    started: Moment
+    finished: Moment
+    clean_polls: dict[str, Moment]
     errors: tuple[str, ...] = ()
 
+    def to_blob(self) -> bytes:
+        """Return the record as an indented JSON document."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
-def write_generation(record: Generation) -> bytes:
-    """Return the record's blob."""
-    return _document(_generation_fields(record))
-
-
-def read_generation(body: bytes) -> Generation:
-    """Raises: Unreadable."""
-    return _generation(_fields(body))
-
-
-def write_gap(record: Gap) -> bytes:
-    """Return the record's blob."""
-    return _document(
-        {
-            "channel": record.channel,
-            "generation": record.number,
-            "cause": record.cause,
-            "afterSegment": record.after_segment,
-            "afterReplayId": _raw(record.after_replay_id),
-            "since": spell_time(record.since) or None,
-            "until": spell_time(record.until) or None,
-            "detected": spell_time(record.detected),
-            "start": _raw(record.start) if record.start != "stop" else "stop",
-            "orgId": record.org_id,
-            "runId": record.run_id,
-        }
-    )
+    @classmethod
+    def from_blob(cls, body: bytes) -> RunRecord:
+        """Raises: Unreadable."""
+        return _decode(body, cls)
 
 
-def read_gap(body: bytes) -> Gap:
-    """Raises: Unreadable."""
-    fields = _fields(body)
-    return Gap(
-        channel=_string(fields, "channel"),
-        number=_count(fields, "generation"),
-        cause=_string(fields, "cause"),
-        after_segment=_count(fields, "afterSegment"),
-        after_replay_id=_token(fields, "afterReplayId"),
-        since=read_time(_plain(fields, "since")),
-        until=read_time(_plain(fields, "until")),
-        detected=_required(read_time(_plain(fields, "detected"))),
-        start="stop" if _plain(fields, "start") == "stop" else _start(fields),
-        org_id=_string(fields, "orgId"),
-        run_id=_string(fields, "runId"),
-    )
+T = TypeVar("T")
 
 
-def write_checkpoint(record: Checkpoint) -> bytes:
-    """Return the record's blob."""
-    return _document(
-        {
-            "channel": record.channel,
-            "orgId": record.org_id,
-            "segment": record.segment,
-            "partition": record.partition.isoformat() if record.partition else None,
-            "replayId": _raw(record.replay_id),
-            "lastTime": spell_time(record.last_time) or None,
-            "generation": _generation_fields(record.generation) if record.generation else None,
-            "skippedTo": _raw(record.skipped_to),
-            "quietTo": spell_time(record.quiet_to) or None,
-            "written": spell_time(record.written),
-            "runId": record.run_id,
-        }
-    )
-
-
-def read_checkpoint(body: bytes, channel: str) -> Checkpoint:
-    """Return the checkpoint of `channel`.
-
-    Raises: Unreadable, also where it is another channel's or contradicts itself.
-    """
-    fields = _fields(body)
-    generation = fields.get("generation", msgspec.Raw(b"null"))
-    segment, partition = _count(fields, "segment"), _plain(fields, "partition")
-    record = Checkpoint(
-        channel=_string(fields, "channel"),
-        org_id=_string(fields, "orgId"),
-        segment=segment,
-        partition=_date(partition) if partition is not None else None,
-        replay_id=_token(fields, "replayId"),
-        last_time=read_time(_plain(fields, "lastTime")),
-        generation=_generation(_fields(bytes(generation))) if bytes(generation) != b"null" else None,
-        skipped_to=_token(fields, "skippedTo"),
-        quiet_to=read_time(_plain(fields, "quietTo")),
-        written=_required(read_time(_plain(fields, "written"))),
-        run_id=_string(fields, "runId"),
-    )
-    if record.channel != channel:
-        raise Unreadable(f"it belongs to {record.channel[:100]}")
-    if (segment > 0) != (record.partition is not None) or (segment and not record.generation):
-        raise Unreadable("it contradicts itself")
-    return record
-
-
-def write_run(record: RunRecord) -> bytes:
-    """Return the record's blob."""
-    return _document(
-        {
-            "group": record.group,
-            "runId": record.run_id,
-            "outcome": record.outcome,
-            "started": spell_time(record.started),
-            "finished": spell_time(record.finished),
-            "cleanPolls": {channel: spell_time(time) for channel, time in record.clean_polls.items()},
-            "errors": list(record.errors),
-        }
-    )
-
-
-def read_run(body: bytes) -> RunRecord:
-    """Raises: Unreadable."""
-    fields = _fields(body)
-    polls = _plain(fields, "cleanPolls")
-    if not isinstance(polls, dict):
-        raise Unreadable("cleanPolls is not an object")
-    errors = _plain(fields, "errors")
-    return RunRecord(
-        group=_string(fields, "group"),
-        run_id=_string(fields, "runId"),
-        outcome=_string(fields, "outcome"),
-        started=_required(read_time(_plain(fields, "started"))),
-        finished=_required(read_time(_plain(fields, "finished"))),
-        clean_polls={str(channel): _required(read_time(time)) for channel, time in polls.items()},
-        errors=tuple(str(error) for error in errors) if isinstance(errors, list) else (),
-    )
-
-
-# --- the JSON of records ---------------------------------------------------------------------------------------------
-
-
-def _generation_fields(record: Generation) -> dict[str, Any]:
-    return {
-        "channel": record.channel,
-        "generation": record.number,
-        "cause": record.cause,
-        "start": _raw(record.start),
-        "t0": spell_time(record.t0),
-        "afterSegment": record.after_segment,
-        "partition": record.partition.isoformat(),
-        "orgId": record.org_id,
-        "userId": record.user_id,
-        "runId": record.run_id,
-        "mayRepeatEarlierEvents": record.repeats,
-    }
-
-
-def _generation(fields: dict[str, msgspec.Raw]) -> Generation:
-    return Generation(
-        channel=_string(fields, "channel"),
-        number=_count(fields, "generation"),
-        cause=_string(fields, "cause"),
-        start=_start(fields),
-        t0=_required(read_time(_plain(fields, "t0"))),
-        after_segment=_count(fields, "afterSegment"),
-        partition=_date(_plain(fields, "partition")),
-        org_id=_string(fields, "orgId"),
-        user_id=_string(fields, "userId"),
-        run_id=_string(fields, "runId"),
-        repeats=_plain(fields, "mayRepeatEarlierEvents") is True,
-    )
-
-
-def _document(fields: dict[str, Any]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode({"format": FORMAT} | fields), indent=2) + b"\n"
-
-
-def _fields(body: bytes) -> dict[str, msgspec.Raw]:
+def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise Unreadable("it is not a JSON object") from None
-    if "format" in fields and bytes(fields["format"]) != str(FORMAT).encode():
-        raise Unreadable("it has a format that this version does not know")
-    return fields
-
-
-def _raw(token: str | None) -> msgspec.Raw | None:
-    return None if token is None else msgspec.Raw(token.encode())
-
-
-def _plain(fields: dict[str, msgspec.Raw], name: str) -> Any:
-    try:
-        return json.loads(bytes(fields.get(name, b"null")))
-    except (ValueError, RecursionError):
-        raise Unreadable(f"{name} is not JSON") from None
-
-
-def _token(fields: dict[str, msgspec.Raw], name: str) -> str | None:
-    token = bytes(fields.get(name, b"null"))
-    return None if token == b"null" else _replay_id(token.decode("utf-8", "replace"))
-
-
-def _start(fields: dict[str, msgspec.Raw]) -> str:
-    token = bytes(fields.get("start", b"null")).decode("utf-8", "replace")
-    return token if token in (events.TIP, events.EARLIEST) else _replay_id(token)
-
-
-def _string(fields: dict[str, msgspec.Raw], name: str) -> str:
-    value = _plain(fields, name)
-    if not isinstance(value, str):
-        raise Unreadable(f"{name} is not a string")
-    return value
-
-
-def _count(fields: dict[str, msgspec.Raw], name: str) -> int:
-    value = _plain(fields, name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 10**12:
-        raise Unreadable(f"{name} is not a count")
-    return value
-
-
-def _date(value: Any) -> date:
-    try:
-        return date.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise Unreadable("a date that is not ISO 8601") from None
-
-
-def _required(time: datetime | None) -> datetime:
-    if time is None:
-        raise Unreadable("a time is missing")
-    return time
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise Unreadable(f"not a {kind.__name__.lower()} of this version ({error})") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise Unreadable("it is not JSON") from None

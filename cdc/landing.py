@@ -1,0 +1,680 @@
+"""The storage log of each channel: finds where it ends, appends segments, keeps checkpoints, generations and gaps.
+
+It never overwrites a segment or a record, never records a replay id before its event lies in a segment, and guesses
+nothing: what cannot be read or contradicts itself is an error. docs/storage-log.md has the layout and its guarantees.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+
+import msgspec
+
+from cdc import layout
+from cdc.continuity import RETENTION, Opening, Position, Start
+from cdc.errors import (
+    BlobChanged,
+    BlobExists,
+    ContainerMissing,
+    ContinuityStopped,
+    Fenced,
+    LatePut,
+    LogInconsistent,
+    OtherOrg,
+    RunClosed,
+    StorageUnavailable,
+)
+from cdc.events import TIP, Delivery, Stray, from_ms, to_ms
+from cdc.layout import Checkpoint, Gap, Generation, RunRecord, SegmentFacts, Unreadable
+from cdc.store import Blob, Container
+
+MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a larger event is a segment of its own
+CHECKPOINT_EVERY_S = 10.0
+_DAY_MS = 86_400_000
+_WINDOW = 20_000  # replay ids remembered for dropping duplicates; between one and two windows are held
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Landed:
+    """One segment that is durably in the log."""
+
+    channel: str
+    segment: int
+    count: int
+    size_bytes: int
+    last_replay_id: str
+    last_time: datetime | None
+
+
+class StorageLog:
+    """The log of one run: the two containers, who writes, and whether writing is still allowed."""
+
+    def __init__(self, events: Container, state: Container, *, run_id: str, now: Callable[[], datetime]) -> None:
+        self.events = events
+        self.state = state
+        self.run_id = run_id
+        self.now = now
+        self._is_closed = False
+        self._creating = threading.Lock()
+
+    def close(self) -> None:
+        """From now on no write starts: the run is over, whatever still hangs."""
+        self._is_closed = True
+
+    def check_open(self) -> None:
+        """Raises: RunClosed."""
+        if self._is_closed:
+            raise RunClosed("writing: the run is over", hint="nothing: the next run goes on from the last landed event")
+
+    def create_events_container(self) -> None:
+        """Create the missing events container, unless the checkpoints container says that there was one.
+
+        Raises: LogInconsistent, StorageError.
+        """
+        with self._creating:
+            try:
+                self.events.folders("quarantine/")
+                return  # another channel or run has just created it
+            except ContainerMissing:
+                pass
+            if any(self.state.folders(prefix) for prefix in ("generations/", "data/", "event/")):
+                raise LogInconsistent(
+                    f"opening the log: container {self.events.name} is missing, but {self.state.name} holds its state",
+                    hint=f"check CDC_STORAGE and CDC_EVENTS_CONTAINER; if the log is really gone, move the blobs of "
+                    f"{self.state.name} away and capture starts anew",
+                )
+            self.events.ensure()
+
+    def keep(self, stray: Stray) -> bool:
+        """Put a message that cannot be placed into quarantine, whole; True if it was not there yet.
+
+        Raises: StorageError, RunClosed.
+        """
+        self.check_open()
+        name = layout.quarantine_name(stray.channel, stray.raw)
+        try:
+            self.events.create(name, stray.raw, content_type=layout.RECORD_TYPE)
+        except BlobExists:
+            return False
+        return True
+
+    def last_clean_poll(self, channel: str) -> datetime | None:
+        """Return the newest clean poll of a channel that any group has recorded, None where that is unknown.
+
+        Raises: StorageError.
+        """
+        polls = []
+        for name in self.state.names(layout.RUNS_PREFIX):
+            blob = self.state.read(name)
+            try:
+                polls += [RunRecord.from_blob(blob.body).clean_polls[channel]] if blob else []
+            except (Unreadable, KeyError):
+                continue
+        return max(polls, default=None)
+
+    def write_run(self, record: RunRecord) -> None:
+        """Write the group's run record by compare-and-swap; the newest clean poll of each channel survives.
+
+        Raises: StorageError, RunClosed.
+        """
+        name = layout.run_name(record.group)
+        for _ in range(3):
+            self.check_open()
+            blob = self.state.read(name)
+            try:
+                known = RunRecord.from_blob(blob.body).clean_polls if blob else {}
+            except Unreadable:
+                known = {}
+            polls = dict(known)
+            for channel, polled in record.clean_polls.items():
+                polls[channel] = max(polled, polls.get(channel, polled))
+            body = msgspec.structs.replace(record, clean_polls=polls).to_blob()
+            try:
+                self.state.replace(name, body, etag=blob.etag if blob else None, content_type=layout.RECORD_TYPE)
+                return
+            except BlobChanged:
+                continue
+
+
+@dataclass
+class _Window:
+    """The replay ids that were just landed, or are about to be: what comes again is dropped."""
+
+    recent: set[str] = field(default_factory=set)
+    older: set[str] = field(default_factory=set)
+
+    def add(self, replay_id: str) -> bool:
+        """Return False if the id is known already."""
+        if replay_id in self.recent or replay_id in self.older:
+            return False
+        if len(self.recent) >= _WINDOW:
+            self.older, self.recent = self.recent, set()
+        self.recent.add(replay_id)
+        return True
+
+
+class ChannelLog:
+    """One channel's log: its position, and the writes that move it. One thread at a time."""
+
+    def __init__(self, log: StorageLog, channel: str, warn: Warn) -> None:
+        self.channel = channel
+        self.duplicates = 0
+        self._log = log
+        self._warn = warn
+        self._position: Position | None = None
+        self._window = _Window()
+        self._skip_before: datetime | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._checkpoint_etag: str | None = None
+        self._checkpoint_at: datetime | None = None
+        self._org_id = ""
+
+    def __repr__(self) -> str:
+        return f"<ChannelLog {self.channel} {self._position}>"
+
+    @property
+    def is_known(self) -> bool:
+        """False at first and after any error: the position must be derived (again)."""
+        return self._position is not None
+
+    @property
+    def position(self) -> Position:
+        """Where the log ends."""
+        if self._position is None:
+            raise AssertionError(f"the position of {self.channel} was not derived")
+        return self._position
+
+    def _forget(self) -> None:
+        """A cached position is dropped on any error."""
+        self._position = None
+
+    # --- finding the end ---------------------------------------------------------------------------------------------
+
+    def derive(self) -> None:
+        """Find where the log ends: the log is the truth, the checkpoint a cache of its end.
+
+        Raises: StorageError, LogInconsistent.
+        """
+        self._forget()
+        checkpoint = self._read_checkpoint()
+        if checkpoint is None:
+            generation = self._newest_generation(None)
+            segment = self._last_segment()
+            if segment is None and generation is not None:
+                raise LogInconsistent(
+                    f"opening the log of {self.channel}: generation {generation.number} has a record, but there is "
+                    "neither a checkpoint nor a segment",
+                    hint="restore the missing blobs, or move the channel's generation records away to start anew",
+                )
+        else:
+            segment = self._segment_of(checkpoint)
+            generation = self._newest_generation(checkpoint.generation)
+        self._adopt(self._position_from(checkpoint, segment, generation))
+
+    def _position_from(
+        self, checkpoint: Checkpoint | None, segment: _Segment | None, generation: Generation | None
+    ) -> Position:
+        position = Position(generation=generation)
+        if segment is not None:
+            facts, number = segment.facts, generation.number if generation else 0
+            if facts.generation > number:
+                self._warn(f"generation {facts.generation} of {self.channel} has no record; its segments stand for it")
+                generation = self._implied_generation(segment)
+            is_newest = generation is not None and facts.generation == generation.number
+            position = replace(
+                position,
+                segment=segment.number,
+                partition=segment.partition,
+                replay_id=facts.last_replay_id if is_newest else None,
+                last_replay_id=facts.last_replay_id,
+                last_time=facts.last_time,
+                generation=generation,
+            )
+        if checkpoint is None or checkpoint.segment != position.segment:
+            return position
+        if checkpoint.generation != generation:
+            return position
+        return replace(position, skipped_to=checkpoint.skipped_to, quiet_to=checkpoint.quiet_to)
+
+    def _implied_generation(self, segment: _Segment) -> Generation:
+        facts = segment.facts
+        return Generation(
+            channel=self.channel,
+            number=facts.generation,
+            cause="record-missing",
+            start=facts.first_replay_id,
+            t0=facts.first_time or segment.written,
+            after_segment=segment.number,
+            partition=segment.partition,
+            org_id=facts.org_id,
+            user_id="",
+            run_id=facts.run_id,
+        )
+
+    def _adopt(self, position: Position) -> None:
+        self._position = position
+        self._window = _Window()
+        if position.replay_id is not None:
+            self._window.add(position.replay_id)
+
+    def _read_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint, None where it is missing or garbled: then the log decides."""
+        try:
+            blob = self._log.state.read(layout.checkpoint_name(self.channel))
+        except ContainerMissing:
+            self._log.state.ensure()
+            blob = None
+        self._checkpoint = None
+        self._checkpoint_etag = blob.etag if blob else None
+        if blob is None:
+            return None
+        try:
+            self._checkpoint = Checkpoint.from_blob(blob.body, self.channel)
+        except Unreadable as error:
+            self._warn(f"the checkpoint of {self.channel} cannot be read ({error}); the log decides")
+        return self._checkpoint
+
+    def _segment_of(self, checkpoint: Checkpoint) -> _Segment | None:
+        """Return the last segment, by the checkpoint where the log agrees with it, else by the log."""
+        folders = self._partitions()
+        if checkpoint.partition is None:
+            return self._last_segment() if folders else None
+        name = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment)
+        blob = self._log.events.head(name)
+        if blob is None:
+            if self._log.now() - checkpoint.written >= RETENTION:
+                return self._expired_segment(checkpoint)
+            self._warn(f"the checkpoint of {self.channel} is ahead: {name} is missing; the log decides")
+            return self._last_segment()
+        following = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment + 1)
+        if any(folder > checkpoint.partition for folder in folders) or self._log.events.head(following):
+            return self._last_segment()
+        segment = self._read_segment(checkpoint.partition, checkpoint.segment, blob)
+        if checkpoint.replay_id not in (None, segment.facts.last_replay_id):
+            self._warn(f"the checkpoint of {self.channel} contradicts {name}; the log decides")
+        return segment
+
+    def _expired_segment(self, checkpoint: Checkpoint) -> _Segment | None:
+        """A lifecycle rule has taken the segment: nothing was written since, and the checkpoint stands."""
+        newer = self._last_segment()
+        if newer and newer.number > checkpoint.segment:
+            return newer
+        generation, replay_id = checkpoint.generation, checkpoint.replay_id
+        if generation is None or checkpoint.partition is None:
+            return newer
+        # Nothing landed in the newest generation: its number less one stands for the generation of the lost segment.
+        number = generation.number if replay_id else generation.number - 1
+        facts = SegmentFacts(
+            first_replay_id=replay_id or generation.start,
+            last_replay_id=replay_id or generation.start,
+            count=1,
+            first_time=checkpoint.last_time,
+            last_time=checkpoint.last_time,
+            generation=number,
+            run_id=checkpoint.run_id,
+            org_id=checkpoint.org_id,
+            sha256="",
+        )
+        return _Segment(checkpoint.segment, checkpoint.partition, facts, checkpoint.written)
+
+    def _partitions(self) -> list[date]:
+        """Return the dates of the partitions, sorted; foreign folders do not count."""
+        try:
+            folders = self._log.events.folders(layout.segments_prefix(self.channel))
+        except ContainerMissing:
+            self._log.create_events_container()
+            return []
+        return sorted(day for day in map(layout.read_partition, folders) if day)
+
+    def _last_segment(self) -> _Segment | None:
+        """Find the last segment in the last partition that has one; the partition before it must end earlier."""
+        last: tuple[date, list[int]] | None = None
+        for partition in reversed(self._partitions()):
+            numbers = self._numbers(partition)
+            if not numbers:
+                continue
+            if last is None:
+                last = (partition, numbers)
+                continue
+            if numbers[-1] >= last[1][0]:
+                raise LogInconsistent(
+                    f"opening the log of {self.channel}: segment {last[1][0]} lies in date={last[0]}, but "
+                    f"date={partition} already reaches {numbers[-1]}",
+                    hint="two writers forked the log, or blobs were copied in: keep one of the segments of each number",
+                )
+            break
+        if last is None:
+            return None
+        partition, number = last[0], last[1][-1]
+        name = layout.segment_name(self.channel, partition, number)
+        blob = self._log.events.head(name)
+        if blob is None:
+            raise StorageUnavailable(f"reading {name}: it was listed and is gone", hint="the run tries again by itself")
+        return self._read_segment(partition, number, blob)
+
+    def _numbers(self, partition: date) -> list[int]:
+        prefix = layout.partition_prefix(self.channel, partition)
+        names = (name for name in self._log.events.names(prefix) if "/" not in name.removeprefix(prefix))
+        return sorted(number for number in map(layout.read_segment_number, names) if number)
+
+    def _read_segment(self, partition: date, number: int, blob: Blob) -> _Segment:
+        try:
+            facts = SegmentFacts.from_metadata(blob.metadata)
+        except Unreadable as error:
+            raise LogInconsistent(
+                f"opening the log of {self.channel}: {blob.name} is not ours: {error}",
+                hint="something else wrote or copied this blob without its metadata: restore it, or move it away",
+            ) from None
+        return _Segment(number, partition, facts, blob.last_modified)
+
+    def _newest_generation(self, cached: Generation | None) -> Generation | None:
+        """Return the newest generation record; with a checkpoint only a newer one is looked for."""
+        if cached is None:
+            names = self._log.state.names(layout.generations_prefix(self.channel))
+            newest = max((number for number in map(layout.read_generation_number, names) if number), default=0)
+            cached = self._read_generation(newest) if newest else None
+        while True:
+            following = self._read_generation(cached.number + 1 if cached else 1)
+            if following is None:
+                return cached
+            cached = following
+
+    def _read_generation(self, number: int) -> Generation | None:
+        name = layout.generation_name(self.channel, number)
+        blob = self._log.state.read(name)
+        try:
+            record = Generation.from_blob(blob.body, self.channel) if blob else None
+        except Unreadable as error:
+            raise LogInconsistent(
+                f"opening the log of {self.channel}: {name} cannot be read: {error}",
+                hint="restore the record from a backup or a blob version; without it the start cannot be known",
+            ) from None
+        if record and record.number != number:
+            raise LogInconsistent(
+                f"opening the log of {self.channel}: {name} is the record of generation {record.number}",
+                hint="put the generation records back under their own numbers",
+            )
+        return record
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    def check_org(self, org_id: str) -> None:
+        """Bind this run to the org that it logged in to.
+
+        Raises: OtherOrg where the log holds another org's events.
+        """
+        generation = self.position.generation
+        known = generation.org_id if generation else (self._checkpoint.org_id if self._checkpoint else "")
+        if known and org_id and known[:15] != org_id[:15]:
+            raise OtherOrg(
+                f"opening the log of {self.channel}: it is org {known}'s, but the settings log in to org {org_id}",
+                hint="correct SALESFORCE_LOGIN_URL, or give this org containers of its own (CDC_EVENTS_CONTAINER, "
+                "CDC_CHECKPOINTS_CONTAINER)",
+            )
+        self._org_id = org_id
+
+    def begin(self, start: Start) -> None:
+        """Take note of the start that the next subscribe uses."""
+        self._skip_before = start.skip_before
+
+    def open_generation(self, opening: Opening, *, t0: datetime, user_id: str) -> tuple[Start | None, bool]:
+        """Write a new generation's record, after its gap's, and adopt it; the loser of a race adopts the winner's.
+
+        Returns the start, where it can only be this one (the tip, sent once by the writer of the record), else None
+        (choose again); and whether this call opened a gap or went on after one.
+        Raises: ContinuityStopped where the opening's start is "stop"; StorageError, RunClosed.
+        """
+        position = self.position
+        number = position.generation.number + 1 if position.generation else 1
+        opened = False
+        if opening.is_gap:
+            opened = self._open_gap(opening, number, t0)
+        if self._checkpoint_etag is None:
+            # A generation record without any checkpoint means a lost log: so there must be one before the first record.
+            self.save_checkpoint(force=True)
+        record = Generation(
+            channel=self.channel,
+            number=number,
+            cause=opening.cause,
+            start=opening.start,
+            t0=t0,
+            after_segment=position.segment,
+            partition=max(t0.date(), position.partition or t0.date()),
+            org_id=self._org_id,
+            user_id=user_id,
+            run_id=self._log.run_id,
+            may_repeat_earlier_events=number > 1 and opening.start != TIP,
+        )
+        written = self._create_record(layout.generation_name(self.channel, number), record.to_blob())
+        adopted = record if written else self._read_generation(number)
+        if adopted is None:
+            raise StorageUnavailable(
+                f"reading generation {number} of {self.channel}: it exists and is gone", hint=_AGAIN
+            )
+        is_ours = adopted.run_id == record.run_id and adopted.t0 == record.t0
+        self._adopt(
+            replace(position, replay_id=None, generation=adopted, skipped_to=None, quiet_to=None),
+        )
+        sent_once = is_ours and adopted.start == TIP
+        return (Start(TIP) if sent_once else None), opened or (opening.is_gap and is_ours)
+
+    def _open_gap(self, opening: Opening, number: int, t0: datetime) -> bool:
+        position = self.position
+        gap = Gap(
+            channel=self.channel,
+            org_id=self._org_id,
+            run_id=self._log.run_id,
+            number=number,
+            cause=opening.cause,
+            after_segment=position.segment,
+            after_replay_id=position.last_replay_id,
+            since=opening.since,
+            until=t0,
+            detected=t0,
+            start=opening.start,
+        )
+        name = layout.gap_name(self.channel, number)
+        opened = self._create_record(name, gap.to_blob())
+        if opening.start == "stop":
+            raise ContinuityStopped(
+                f"capturing {self.channel}: continuity is broken ({opening.cause}, {name}) and "
+                "CDC_ON_REPLAY_EXPIRED is stop",
+                hint="read the gap record, reconcile, then set CDC_ON_REPLAY_EXPIRED to earliest or tip to go on",
+            )
+        return opened
+
+    def _create_record(self, name: str, body: bytes) -> bool:
+        self._log.check_open()
+        try:
+            self._log.state.create(name, body, content_type=layout.RECORD_TYPE)
+        except BlobExists:
+            return False
+        return True
+
+    def forget_skipped(self) -> None:
+        """The last skipped replay id is refused: start again from the earliest and skip once more."""
+        self._position = replace(self.position, skipped_to=None)
+
+    def note_quiet(self, until: datetime) -> None:
+        """The org has proved that nothing changed between the last landed event and `until`."""
+        self._position = replace(self.position, quiet_to=until)
+
+    # --- landing -----------------------------------------------------------------------------------------------------
+
+    def land(self, deliveries: Sequence[Delivery]) -> Iterator[Landed]:
+        """Append deliveries in their order, and yield each segment once it is durable. The first failure ends it all.
+
+        Raises: Fenced, LatePut, LogInconsistent, StorageError, RunClosed; the position must then be derived again.
+        """
+        fresh = self._skip(delivery for delivery in deliveries if self._is_new(delivery))
+        try:
+            begin = 0
+            while begin < len(fresh):
+                partition, end = self._cut(fresh, begin)
+                yield self._put(partition, fresh[begin:end])
+                begin = end
+        except BaseException:
+            self._forget()
+            raise
+
+    def _is_new(self, delivery: Delivery) -> bool:
+        if self._window.add(delivery.replay_id):
+            return True
+        self.duplicates += 1
+        return False
+
+    def _skip(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """Leave out the leading deliveries from before the tip; the first that is newer or has no time ends that."""
+        kept: list[Delivery] = []
+        skipped_to = None
+        for delivery in deliveries:
+            if self._skip_before is not None:
+                if delivery.time is not None and delivery.time < self._skip_before:
+                    skipped_to = delivery.replay_id
+                    continue
+                self._skip_before = None
+            kept.append(delivery)
+        if skipped_to is not None:
+            self._position = replace(self.position, skipped_to=skipped_to)
+        return kept
+
+    def _cut(self, deliveries: Sequence[Delivery], begin: int) -> tuple[date, int]:
+        """Return the partition of the next segment and where it ends: at a change of date, or when it is full.
+
+        The partition is a function of the log and the next event alone, so that two writers choose the same name.
+        """
+        position = self.position
+        generation = position.generation
+        if generation is None:
+            raise AssertionError(f"landing in {self.channel} before its first generation")
+        is_first = position.replay_id is None
+        previous = max(position.partition or generation.partition, generation.partition)
+        time = deliveries[begin].time
+        day = max(previous, time.date()) if time else previous
+        day_ends_ms = to_ms(datetime.combine(day, datetime.min.time(), UTC)) + _DAY_MS
+        size, end = 0, begin
+        for delivery in deliveries[begin:]:
+            size += len(memoryview(delivery.raw)) + 1
+            is_later = delivery.time_ms is not None and delivery.time_ms >= day_ends_ms
+            if end > begin and (size > MAX_SEGMENT_BYTES or is_later):
+                break
+            end += 1
+        return (previous if is_first else day), end
+
+    def _put(self, partition: date, deliveries: Sequence[Delivery]) -> Landed:
+        position = self.position
+        generation = position.generation
+        number = position.segment + 1
+        name = layout.segment_name(self.channel, partition, number)
+        content = b"\n".join([delivery.raw for delivery in deliveries]) + b"\n"
+        times = [delivery.time_ms for delivery in deliveries if delivery.time_ms is not None]
+        facts = SegmentFacts(
+            first_replay_id=deliveries[0].replay_id,
+            last_replay_id=deliveries[-1].replay_id,
+            count=len(deliveries),
+            first_time=from_ms(times[0]) if times else None,
+            last_time=from_ms(times[-1]) if times else None,
+            generation=generation.number if generation else 0,
+            run_id=self._log.run_id,
+            org_id=self._org_id,
+            sha256=layout.sha256(content),
+        )
+        self._log.check_open()
+        try:
+            self._log.events.create(name, content, metadata=facts.to_metadata(), content_type=layout.SEGMENT_TYPE)
+        except BlobExists:
+            self._compare(name, facts)
+        self._position = replace(
+            position,
+            segment=number,
+            partition=partition,
+            replay_id=facts.last_replay_id,
+            last_replay_id=facts.last_replay_id,
+            last_time=facts.last_time or position.last_time,
+            skipped_to=None,
+            quiet_to=None,
+        )
+        return Landed(self.channel, number, facts.count, len(content), facts.last_replay_id, facts.last_time)
+
+    def _compare(self, name: str, ours: SegmentFacts) -> None:
+        """The segment exists. Ours, because the answer to our own write was lost, or another's: compare, never assume.
+
+        Raises: LatePut, Fenced, LogInconsistent, StorageError.
+        """
+        blob = self._log.events.head(name)
+        if blob is None:
+            raise StorageUnavailable(f"reading {name} back: it exists and is gone", hint=_AGAIN)
+        try:
+            theirs = SegmentFacts.from_metadata(blob.metadata)
+        except Unreadable as error:
+            raise LogInconsistent(
+                f"writing {name}: a blob of that name is not a segment: {error}",
+                hint="something else writes here: move that blob away and give the log a container of its own",
+            ) from None
+        if theirs.run_id != ours.run_id:
+            raise Fenced(
+                f"writing {name}: run {theirs.run_id} wrote it before this run, {ours.run_id}",
+                hint="two apps, or two runs at once, share this storage: stop one, or give it containers of its own",
+            )
+        if theirs.sha256 != ours.sha256:
+            raise LatePut(f"writing {name}: an earlier write of this run has arrived after all", hint=_AGAIN)
+
+    # --- the checkpoint ----------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, *, force: bool) -> None:
+        """Write the checkpoint if it says something new; without `force` at most every CHECKPOINT_EVERY_S seconds.
+
+        By compare-and-swap: another's checkpoint that is as far stands. Raises: StorageError, RunClosed.
+        """
+        if self._position is None:
+            return
+        ours, now = self._checkpoint_now(), self._log.now()
+        if self._checkpoint is not None and ours.says_the_same(self._checkpoint):
+            return
+        if not force and self._checkpoint_at and (now - self._checkpoint_at).total_seconds() < CHECKPOINT_EVERY_S:
+            return
+        name = layout.checkpoint_name(self.channel)
+        for _ in range(3):
+            self._log.check_open()
+            try:
+                self._checkpoint_etag = self._log.state.replace(
+                    name, ours.to_blob(), etag=self._checkpoint_etag, content_type=layout.RECORD_TYPE
+                )
+                self._checkpoint, self._checkpoint_at = ours, now
+                return
+            except BlobChanged:
+                theirs = self._read_checkpoint()
+                if theirs is not None and theirs.progress >= ours.progress:
+                    return
+
+    def _checkpoint_now(self) -> Checkpoint:
+        position = self.position
+        return Checkpoint(
+            channel=self.channel,
+            org_id=self._org_id,
+            run_id=self._log.run_id,
+            segment=position.segment,
+            partition=position.partition,
+            replay_id=position.replay_id,
+            last_time=position.last_time,
+            generation=position.generation,
+            skipped_to=position.skipped_to,
+            quiet_to=position.quiet_to,
+            written=self._log.now(),
+        )
+
+
+_AGAIN = "nothing: the run derives the position again and goes on"
+
+
+@dataclass(frozen=True)
+class _Segment:
+    number: int
+    partition: date
+    facts: SegmentFacts
+    written: datetime

@@ -1,0 +1,206 @@
+"""One CometD session, from handshake to disconnect: sends one request at a time and returns what its answer means.
+
+It decides nothing about retries and lands nothing. Once a request is lost the session yields no events any more: the
+server has emptied its queue into the broken answer (CometD, ServerSessionImpl.takeQueue), so what follows has a hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from cdc import bayeux, wire
+from cdc.bayeux import Cause, Messages, Reply
+from cdc.errors import (
+    AllocationExhausted,
+    AnswerUnreadable,
+    ReplayIdRefused,
+    RequestLost,
+    RequestRefused,
+    SalesforceError,
+    ServerBusy,
+    SessionLost,
+    SubscribeRefused,
+    TokenInvalid,
+)
+from cdc.events import Delivery, Stray
+from cdc.salesforce import HttpAnswer
+
+
+class Transport(Protocol):
+    """POSTs one body of messages (`salesforce.Streaming`)."""
+
+    def post(self, body: bytes, what: str, *, timeout_s: float) -> HttpAnswer:
+        """Return the complete answer. Raises: SalesforceError."""
+
+    def close(self) -> None:
+        """Give back the connections."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request brought. `failure` is None where the meta reply was a success.
+
+    `deliveries` and `strays` are to be landed before `failure` is acted upon: they are complete, in order, and gone
+    from the server. They are empty where the request was lost.
+    """
+
+    deliveries: tuple[Delivery, ...] = ()
+    strays: tuple[Stray, ...] = ()
+    failure: SalesforceError | None = None
+    server_time: datetime | None = None
+
+
+@dataclass
+class CometDSession:
+    """A Bayeux session over a transport of its own, with a cookie jar of its own."""
+
+    transport: Transport
+    advice: bayeux.Advice = bayeux.DEFAULT_ADVICE
+    client_id: str = ""
+    is_over: bool = False  # lost, refused or disconnected: no events may be taken from it any more
+    is_gone: bool = False  # the server itself has ended it: there is nothing to disconnect
+    _next_id: int = field(default=1, repr=False)
+
+    def handshake(self, *, timeout_s: float) -> Answer:
+        """Open the session (Bayeux, section 5.1); `server_time` is the moment by Salesforce's clock."""
+        answer, reply = self._request(bayeux.HANDSHAKE, bayeux.handshake, timeout_s)
+        if answer.failure is None and reply is not None:
+            if not reply.client_id:
+                return self._end(answer, SessionLost("handshake: the answer has no clientId", hint=_AGAIN))
+            self.client_id = reply.client_id
+        elif reply is not None:
+            self.is_gone = True
+        return answer
+
+    def connect(self, *, answer_within_ms: int | None = None, timeout_s: float) -> Answer:
+        """Poll once: the server answers when it has events, or after its timeout, or within `answer_within_ms`.
+
+        Advice is kept; one that forbids to go on with the session is returned as the failure SessionLost.
+        """
+        answer, reply = self._request(
+            bayeux.CONNECT, lambda id_: bayeux.connect(self.client_id, id_, timeout_ms=answer_within_ms), timeout_s
+        )
+        if answer.failure is None and reply and reply.advice and reply.advice.reconnect != "retry":
+            self.is_gone = reply.advice.reconnect == "none"
+            return self._end(answer, SessionLost(f"connect: the server advises {reply.advice.reconnect}", hint=_AGAIN))
+        return answer
+
+    def subscribe(self, channel: str, replay_id: str, *, timeout_s: float) -> Answer:
+        """Subscribe a channel from a replay id's token, "-1" or "-2". A refusal does not end the session."""
+        answer, _ = self._request(
+            bayeux.SUBSCRIBE, lambda id_: bayeux.subscribe(self.client_id, id_, channel, replay_id), timeout_s, channel
+        )
+        return answer
+
+    def disconnect(self, *, timeout_s: float) -> Answer:
+        """Free the server's session (Bayeux, section 5.3); after a lost request as best it can, the answer void."""
+        was_over, self.is_over = self.is_over, False
+        answer, _ = self._request(bayeux.DISCONNECT, lambda id_: bayeux.disconnect(self.client_id, id_), timeout_s)
+        self.is_over = self.is_gone = True
+        return Answer(failure=answer.failure) if was_over else answer
+
+    def abandon(self) -> None:
+        """A request is being left behind unanswered: no events may be taken from this session any more."""
+        self.is_over = True
+
+    def close(self) -> None:
+        """Give back the connections; tells the server nothing."""
+        self.transport.close()
+
+    def _request(
+        self, meta: str, body: Callable[[str], bytes], timeout_s: float, channel: str = ""
+    ) -> tuple[Answer, Reply | None]:
+        """Send one message and sort its answer; a lost answer ends the session."""
+        if self.is_over:
+            raise AssertionError(f"{meta} on a session that is over")
+        what = meta.rpartition("/")[2] + (f" {channel}" if channel else "")
+        message_id = str(self._next_id)
+        self._next_id += 1
+        try:
+            http = self.transport.post(body(message_id), what, timeout_s=timeout_s)
+        except SalesforceError as error:
+            return self._end(Answer(), error), None
+        try:
+            messages = bayeux.read_answer(http.body)
+        except wire.Malformed as error:
+            return self._end(Answer(), _unreadable(what, http, str(error))), None
+        return self._sorted(meta, what, channel, message_id, messages, http.server_time)
+
+    def _sorted(
+        self, meta: str, what: str, channel: str, message_id: str, messages: Messages, server_time: datetime | None
+    ) -> tuple[Answer, Reply | None]:
+        answer = Answer(messages.deliveries, messages.strays, None, server_time)
+        reply = messages.reply_to(meta, message_id)
+        if reply is None:
+            return self._end(answer, SessionLost(f"{what}: the answer holds no reply to it", hint=_AGAIN)), None
+        if self.client_id and reply.client_id not in (None, self.client_id):
+            return self._end(Answer(), SessionLost(f"{what}: the reply is for another client", hint=_AGAIN)), None
+        if reply.advice is not None:
+            self.advice = reply.advice
+        if not reply.successful:
+            failure = _failure(what, channel, reply)
+            if isinstance(failure, SubscribeRefused):
+                return Answer(answer.deliveries, answer.strays, failure, server_time), reply
+            self.is_gone = isinstance(failure, SessionLost)
+            return self._end(answer, failure), reply
+        if messages.is_disconnected:
+            self.is_gone = True
+            return self._end(answer, SessionLost(f"{what}: the server sent a disconnect", hint=_AGAIN)), reply
+        return answer, reply
+
+    def _end(self, answer: Answer, failure: SalesforceError) -> Answer:
+        self.is_over = True
+        return Answer(answer.deliveries, answer.strays, failure, answer.server_time)
+
+
+_AGAIN = "nothing: the run opens a new session from the last landed event"
+
+
+def _unreadable(what: str, http: HttpAnswer, cause: str) -> SalesforceError:
+    if http.body.lstrip()[:1] in (b"[", b"{"):
+        return AnswerUnreadable(f"{what}: the answer cannot be read ({cause})", hint=_AGAIN, body=http.body)
+    kind = "HTML" if http.body.lstrip()[:1] == b"<" else "not JSON" if http.body.strip() else "empty"
+    return RequestLost(f"{what}: the answer is {kind} (HTTP {http.status})", hint=_AGAIN)
+
+
+# Texts of refused subscribes -> what the operator does (Streaming API Error Codes; CDC guide, "Security").
+_SUBSCRIBE_HINTS = (
+    (
+        "doesn't exist",
+        "check the name, and select the entity in Setup > Change Data Capture (names are case-sensitive)",
+    ),
+    ("View All Data", "give the run-as user View All Data"),
+    ("not allowed to subscribe", "give the run-as user View All Records on the entity"),
+    ("Cannot create channel", "check the name; the channel is unknown or the run-as user may not see it"),
+    ("create_denied", "check the name; the channel is unknown or the run-as user may not see it"),
+    ("Restricted channel", "only /data/… and /event/… channels can be captured"),
+)
+
+
+def _failure(what: str, channel: str, reply: Reply) -> SalesforceError:
+    """Return the error that an unsuccessful reply stands for."""
+    message, cause = f"{what}: {reply.words}", bayeux.cause_of(reply)
+    if cause is Cause.REPLAY_ID and channel:
+        return ReplayIdRefused(message, hint="the run decides by CDC_ON_REPLAY_EXPIRED and records a gap where needed")
+    if cause is Cause.CHANNEL and channel:
+        hint = next(
+            (hint for sign, hint in _SUBSCRIBE_HINTS if sign in reply.words), "check the channel's name and rights"
+        )
+        return SubscribeRefused(message, hint=hint)
+    kinds: dict[Cause, tuple[type[SalesforceError], str]] = {
+        Cause.BUSY: (
+            ServerBusy,
+            "nothing: the run waits and tries again; if it lasts, see the org's concurrent clients",
+        ),
+        Cause.CREDENTIAL: (TokenInvalid, "the run fetches a new token; if it lasts, check the run-as user and the app"),
+        Cause.ALLOCATION: (
+            AllocationExhausted,
+            "the 24-hour delivery allocation is used up: capture resumes by itself as it frees; events stay 72 hours",
+        ),
+        Cause.REQUEST: (RequestRefused, "check SALESFORCE_API_VERSION and CDC_CHANNELS"),
+    }
+    kind, hint = kinds.get(cause, (SessionLost, _AGAIN))
+    return kind(message, hint=hint)
