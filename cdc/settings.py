@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cdc.errors import SettingsInvalid
@@ -114,11 +123,12 @@ def _account_url(value: str) -> str:
     return parts.geturl()
 
 
-def _connection_string(value: str) -> str:
+def _connection_string(secret: SecretStr) -> SecretStr:
+    value = secret.get_secret_value()
     pairs = dict(part.strip().partition("=")[::2] for part in value.split(";") if part.strip())
     keys = {key.lower(): text for key, text in pairs.items()}
     if keys.get("usedevelopmentstorage", "").lower() == "true":
-        return value
+        return secret
     if value.lower().startswith(("https://", "http://")):
         raise _Refused("a URL, not a connection string; it belongs in the setting that ends in __blobServiceUri")
     if not keys.keys() & {"accountname", "blobendpoint"} or not keys.keys() & {"accountkey", "sharedaccesssignature"}:
@@ -127,7 +137,7 @@ def _connection_string(value: str) -> str:
         base64.b64decode(keys.get("accountkey", ""), validate=True)
     except ValueError:
         raise _Refused("the AccountKey in it is damaged (cut off when it was pasted?); copy it again") from None
-    return value
+    return secret
 
 
 def _private_key(value: str) -> str:
@@ -239,6 +249,7 @@ def _setting(name: str) -> Any:
 
 Start = Literal["tip", "earliest"]
 OnReplayExpired = Literal["earliest", "tip", "stop"]
+_ConnectionString = Annotated[SecretStr, AfterValidator(_connection_string)]
 _PrivateKey = Annotated[SecretStr, BeforeValidator(_private_key)]
 _Container = Annotated[str, BeforeValidator(_container)]
 
@@ -249,11 +260,11 @@ class StorageSettings(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
     source: str
-    connection_string: Annotated[SecretStr, BeforeValidator(_connection_string)] | None = Field(None, alias="plain")
+    connection_string: _ConnectionString | None = Field(default=None, validation_alias="plain")
     account_url: Annotated[str, BeforeValidator(_account_url)] | None = Field(
-        None, validation_alias=AliasChoices("__blobServiceUri", "__accountName")
+        default=None, validation_alias=AliasChoices("__blobServiceUri", "__accountName")
     )
-    client_id: str | None = Field(None, alias="__clientId")
+    client_id: str | None = Field(default=None, validation_alias="__clientId")
 
 
 class Settings(BaseSettings):
