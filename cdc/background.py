@@ -13,20 +13,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def bind(call: Callable[..., T], *arguments: object) -> Callable[[], T]:
+    """Return `call` with its arguments, to be started later."""
+    return lambda: call(*arguments)
+
+
 def start(name: str, call: Callable[[], T]) -> Future[T]:
     """Return the future of `call`, which runs at once in a daemon thread called `name`."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            result = call()
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=work, name=name, daemon=True).start()
-    return future
+    return start_each(name, [call], at_once=1)[0]
 
 
 def start_each(name: str, calls: list[Callable[[], T]], *, at_once: int) -> list[Future[T]]:

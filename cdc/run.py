@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cdc import background
 from cdc.continuity import Opening, Policy, Start, choose_start
@@ -38,8 +38,9 @@ from cdc.errors import (
     TokenInvalid,
 )
 from cdc.events import EARLIEST, TIP, Delivery, Stray
-from cdc.landing import ChannelLog, Landed, StorageLog
+from cdc.landing import ChannelLog, StorageLog
 from cdc.layout import RunRecord
+from cdc.pipeline import Pipeline, Work
 from cdc.report import ChannelReport, RunReport
 from cdc.salesforce import Token
 from cdc.session import Answer, CometDSession
@@ -70,7 +71,7 @@ class Clock:
         """Seconds that only ever grow."""
         return time.monotonic()
 
-    def wait(self, futures: Sequence[Future[object]], timeout_s: float) -> None:
+    def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> None:
         """Return when one of the futures is done, or after `timeout_s`."""
         wait(futures, timeout=max(0.0, timeout_s), return_when=FIRST_COMPLETED)
 
@@ -112,6 +113,7 @@ class _Channel:
     report: ChannelReport
     is_out: bool = False  # not captured again in this run
     refusals: int = 0  # sessions running in which the start was refused
+    was_refused: bool = False  # in this session
     is_unproven: bool = False
     proving: Start | None = None
 
@@ -125,7 +127,7 @@ class _Batch:
     channels: tuple[str, ...]
 
 
-class _SessionEnd(Exception):  # noqa: N818
+class _SessionEnd(Exception):
     """Leave the session: because of `cause`, or at the end of the run (None)."""
 
     def __init__(self, cause: CdcError | None, *, is_retry_now: bool = False) -> None:
@@ -160,6 +162,7 @@ class _Run:
             channel: _Channel(ChannelLog(ports.log, channel, self._warn), self.report.channels[channel])
             for channel in plan.channels
         }
+        self._pipeline = Pipeline(ports.log, self.report, ports.emit, self._clock.now)
         self._token: Token | None = None
         self._batch: _Batch | None = None
         self._clean_polls: dict[str, datetime] = {}
@@ -180,41 +183,40 @@ class _Run:
         return self.report
 
     def _capture(self) -> None:
-        """Run sessions until the time is up. The last trouble counts only where it was not overcome."""
+        """Run sessions until the time is up. Trouble counts only where it was not overcome.
+
+        Raises: what no new session can mend.
+        """
         failures, had_new_token = 0, False
+        trouble: CdcError | None = None
         while self._has_time and self._active:
             self._is_healthy = False
             end = self._one_session()
             if self._is_healthy:
                 failures, had_new_token = 0, False
-            if end.cause is None:
+            trouble = end.cause
+            if trouble is None:
                 return
+            if end.is_retry_now or isinstance(trouble, LatePut):
+                continue
             self.report.lost_sessions += 1
-            self._emit("session.lost", level=logging.WARNING, cause=type(end.cause).__name__, error=end.cause)
-            if isinstance(end.cause, LoginRefused | RequestRefused | AllocationExhausted):
-                raise end.cause
-            if isinstance(end.cause, TokenInvalid):
+            self._emit("session.lost", level=logging.WARNING, cause=type(trouble).__name__, error=trouble)
+            if isinstance(trouble, LoginRefused | RequestRefused | AllocationExhausted):
+                raise trouble
+            pause_s = self._backoff_s(failures, trouble)
+            if isinstance(trouble, TokenInvalid):
                 self._token = None
-            if end.is_retry_now or isinstance(end.cause, LatePut):
-                continue
-            if isinstance(end.cause, TokenInvalid) and not had_new_token:
-                had_new_token = True
-                continue
-            pause_s = self._backoff_s(failures, end.cause)
-            failures += 1
-            if self._clock.monotonic() + pause_s >= self._deadline:
-                self._note_unrecovered(end.cause, was_tried=failures > 1)
-                self._pause(self._deadline - self._clock.monotonic() if failures > 1 else 0.0)
-                return
-            self._pause(pause_s)
+                pause_s, had_new_token = (pause_s if had_new_token else 0.0), True
+            failures += not self._is_healthy
+            self._pause(min(pause_s, self._deadline - self._clock.monotonic()))
+        if trouble is not None and not self._stop.done():
+            self._note_unrecovered(trouble, was_tried=failures > 0)
 
     def _note_unrecovered(self, cause: CdcError, *, was_tried: bool) -> None:
         """The run ends in trouble. A session lost in the last moments is no fault: the next run goes on from there."""
-        if self._is_healthy and not was_tried and not isinstance(cause, StorageError):
-            return
         if isinstance(cause, StorageError):
             self.report.fail(cause)
-        else:
+        elif was_tried:
             self.report.degrade(cause)
 
     @staticmethod
@@ -222,7 +224,7 @@ class _Run:
         """Full speed after the first loss of a healthy session, then doubling with jitter (Bayeux leaves it to us)."""
         if failures == 0 and not isinstance(cause, ServerBusy | StorageError):
             return 0.0
-        limit = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
+        limit = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 5))
         return limit * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
 
     @property
@@ -249,19 +251,21 @@ class _Run:
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    def _await(self, future: Future[T], what: str, *, grace_s: float = 0.0, at_most_s: float | None = None) -> T:
-        """Return the future's result, waiting until the deadline plus `grace_s` and no longer than `at_most_s`.
+    def _await(self, future: Future[T], what: str, *, grace_s: float | None = None, at_most_s: float = 1e9) -> T:
+        """Return the future's result, waiting for it until the deadline and no longer than `at_most_s`.
 
+        With `grace_s` what must be finished is waited for: so long after the deadline, and though the run be stopped.
         Raises: RequestLost when the time is up; what the future raises.
         """
-        left_s = self._deadline + grace_s - self._clock.monotonic()
-        self._wait([future], left_s if at_most_s is None else min(left_s, at_most_s))
+        ends = min(self._deadline + (grace_s or 0.0), self._clock.monotonic() + at_most_s)
+        while not future.done() and self._clock.monotonic() < ends and not (grace_s is None and self._stop.done()):
+            self._wait([future] if grace_s is not None else [future, self._stop], ends - self._clock.monotonic())
         if not future.done():
             raise RequestLost(f"{what}: no answer before the run had to end", hint=_HANGS)
         return future.result()
 
-    def _wait(self, futures: Sequence[Future[T]], timeout_s: float) -> None:
-        self._clock.wait(futures, timeout_s)  # type: ignore[arg-type]
+    def _wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> None:
+        self._clock.wait(futures, timeout_s)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
@@ -335,20 +339,19 @@ class _Run:
         self._take(answer, polled=False)
         for channel, start in starts:
             self._subscribe(session, channel, start)
+        self._settle_batch()
+        refused = [channel for channel, _ in starts if channel.was_refused]
+        if refused:
+            names = ", ".join(channel.log.channel for channel in refused)
+            raise _SessionEnd(RequestLost(f"subscribe {names}: replay id refused", hint=_AGAIN), is_retry_now=True)
         if not any(channel.report.is_subscribed for channel in self._active):
             raise _SessionEnd(None)
-        if any(channel.refusals == 1 for channel in self._active):
-            refused = [channel.log.channel for channel in self._active if channel.refusals == 1]
-            raise _SessionEnd(
-                RequestLost(f"subscribe {', '.join(refused)}: replay id refused, asking once more", hint=_AGAIN),
-                is_retry_now=True,
-            )
 
     def _ask(self, what: str, request: Callable[[float], Answer], session: CometDSession | None = None) -> Answer:
         """Send one request that the server answers at once, and wait for it, no longer than the run may last."""
         timeout_s = max(SHORTEST_POLL_S, min(REQUEST_TIMEOUT_S, self._deadline - self._clock.monotonic()))
         try:
-            return self._await(background.start(what, lambda: request(timeout_s)), what, grace_s=LAST_POLL_GRACE_S)
+            return self._await(background.start(what, lambda: request(timeout_s)), what)
         except RequestLost:
             if session is not None:
                 session.abandon()
@@ -361,7 +364,7 @@ class _Run:
     def _choose_starts(self, t0: datetime, token: Token) -> list[tuple[_Channel, Start]]:
         channels = self._active
         futures = background.start_each(
-            "start", [_bind(self._choose_start, channel, t0, token) for channel in channels], at_once=8
+            "start", [background.bind(self._choose_start, channel, t0, token) for channel in channels], at_once=8
         )
         starts = []
         for channel, future in zip(channels, futures, strict=True):
@@ -404,7 +407,12 @@ class _Run:
     def _report_opening(self, channel: _Channel, opening: Opening, has_gap: bool) -> None:
         generation = channel.log.position.generation
         number = generation.number if generation else 0
-        fields = {"channel": channel.log.channel, "generation": number, "cause": opening.cause, "start": opening.start}
+        fields: dict[str, Any] = {
+            "channel": channel.log.channel,
+            "generation": number,
+            "cause": opening.cause,
+            "start": opening.start,
+        }
         self._emit("generation.opened", **fields)
         if has_gap:
             gap = _gap_error(channel.log.channel, number, opening)
@@ -420,16 +428,13 @@ class _Run:
         )
         failure = answer.failure
         channel.report.is_subscribed = failure is None
+        channel.was_refused = isinstance(failure, ReplayIdRefused)
         if isinstance(failure, ReplayIdRefused):
             channel.refusals += 1
-            if channel.refusals >= 2 and channel.log.position.skipped_to == start.replay_id:
-                channel.log.forget_skipped()
-                channel.refusals = 1
             self._emit("channel.refused", level=logging.WARNING, channel=name, replay_id=start.replay_id, error=failure)
-            if channel.refusals >= 2:
-                channel.refusals = 2
-                self._take(Answer(answer.deliveries, answer.strays, None, answer.server_time), polled=False)
-                raise _SessionEnd(failure, is_retry_now=True)
+            if channel.refusals > 1 and channel.log.position.skipped_to == start.replay_id:
+                channel.log.forget_skipped()
+                channel.refusals = 0
         elif isinstance(failure, SubscribeRefused):
             self.report.degrade(failure, channel=name)
             self._emit("channel.refused", level=logging.ERROR, channel=name, error=failure, next_step=failure.hint)
@@ -453,10 +458,8 @@ class _Run:
             if answer is None:
                 return
             is_empty = not answer.deliveries and not answer.strays
-            if answer.failure is None:
-                self._settle_proofs(answer)
             self._take(answer, polled=True)
-            self._is_healthy = True
+            del answer  # an answer can be tens of MB: at most two are held, one landing and one arriving
             pause_s = session.advice.interval_ms / 1000
             if is_empty and self._clock.monotonic() - began < IDLE_POLL_S:
                 pause_s = max(pause_s, 1.0)  # a server that does not hold the poll must not be hammered
@@ -473,19 +476,20 @@ class _Run:
         timeout_s = min(held_s + NETWORK_DELAY_S, left_s + LAST_POLL_GRACE_S)
         poll = background.start("connect", lambda: session.connect(answer_within_ms=within_ms, timeout_s=timeout_s))
         ends = self._clock.monotonic() + timeout_s
-        watched: list[Future[object]] = [poll, self._stop]  # type: ignore[list-item]
+        watched: list[Future[Any]] = [poll, self._stop]
         if self._batch is not None:
-            watched.append(self._batch.future)  # type: ignore[arg-type]
+            watched.append(self._batch.future)
         while not poll.done() and not self._stop.done() and self._clock.monotonic() < ends:
             self._wait(watched, ends - self._clock.monotonic())
             if self._batch is not None and self._batch.future.done() and not poll.done():
-                watched = [poll, self._stop]  # type: ignore[list-item]
+                watched = [poll, self._stop]
                 if self._batch.future.exception() or self._batch.future.result():
                     session.abandon()
                     self._settle_batch()
         if not poll.done():
             session.abandon()
-            return self._poll_left_behind()
+            self._check_poll_left_behind()
+            return None
         answer = poll.result()
         is_time_up = self._clock.monotonic() >= self._deadline
         if is_time_up and isinstance(answer.failure, RequestLost):
@@ -499,7 +503,7 @@ class _Run:
             return min(PROOF_POLL_MS, within_ms if within_ms is not None else PROOF_POLL_MS)
         return within_ms
 
-    def _poll_left_behind(self) -> None:
+    def _check_poll_left_behind(self) -> None:
         """The last poll was aborted: the run was stopped, or the server ignores advice.timeout. No fault either way.
 
         Raises: _SessionEnd where there is time left: then the request hangs.
@@ -508,15 +512,17 @@ class _Run:
             return
         raise _SessionEnd(RequestLost("connect: no complete answer in time", hint=_AGAIN))
 
-    def _settle_proofs(self, answer: Answer) -> None:
+    def _settle_proofs(self, answer: Answer, *, polled: bool) -> None:
         """Decide the channels that wait for proof: at their first delivery, or at a poll that brought nothing at all.
+
+        Nothing of such a channel is landed before; where continuity stays unproven the whole answer is left to replay.
 
         Raises: _SessionEnd where continuity stays unproven: the generation comes before the next subscribe.
         """
         unproven = []
         for channel in self._active:
             first = next((each for each in answer.deliveries if each.channel == channel.log.channel), None)
-            if channel.proving is None or (first is None and answer.deliveries):
+            if channel.proving is None or (first is None and (answer.deliveries or not polled)):
                 continue
             until = (first.time if first else None) or answer.server_time or self._clock.now()
             if self._is_quiet(channel, channel.proving, until):
@@ -555,6 +561,8 @@ class _Run:
         self._settle_batch()
         if isinstance(answer.failure, AnswerUnreadable):
             self._keep_unreadable(answer.failure)
+        if answer.failure is None:
+            self._settle_proofs(answer, polled=polled)
         self._start_batch(answer, polled_at=self._polled_at(answer) if polled else None)
         if answer.failure is not None:
             self._settle_batch()
@@ -571,63 +579,12 @@ class _Run:
         for name in [name for name in deliveries if name not in self._channels]:
             reason = "a channel that was not subscribed"
             strays += [Stray(name, reason, bytes(delivery.raw)) for delivery in deliveries.pop(name)]
-        wanted = [
-            (channel, deliveries[channel.log.channel])
-            for channel in self._active
-            if channel.log.channel in deliveries and channel.report.is_subscribed and not channel.proving
+        wanted = [channel for channel in self._active if channel.report.is_subscribed and not channel.proving]
+        work = [
+            (channel.log, deliveries[channel.log.channel]) for channel in wanted if channel.log.channel in deliveries
         ]
-        polled = tuple(
-            channel.log.channel for channel in self._active if channel.report.is_subscribed and not channel.proving
-        )
-        future: Future[dict[str, CdcError]]
-        if strays or wanted:
-            future = background.start("landing", lambda: self._land(strays, wanted))
-        else:
-            future = Future()
-            future.set_result({})
-        self._batch = _Batch(future, polled_at, polled)
-
-    def _land(self, strays: list[Stray], wanted: list[tuple[_Channel, list[Delivery]]]) -> dict[str, CdcError]:
-        """In the landing's own thread: strays first, then the channels in parallel. Returns each channel's error."""
-        for stray in strays:
-            if self._ports.log.keep(stray):
-                self._report_stray(stray)
-        futures = background.start_each(
-            "land", [_bind(self._land_channel, channel, batch) for channel, batch in wanted], at_once=8
-        )
-        errors: dict[str, CdcError] = {}
-        for (channel, _), future in zip(wanted, futures, strict=True):
-            try:
-                future.result()
-            except CdcError as error:
-                errors[channel.log.channel] = error
-        return errors
-
-    def _land_channel(self, channel: _Channel, deliveries: list[Delivery]) -> None:
-        for landed in channel.log.land(deliveries):
-            self._report_landed(landed)
-        channel.report.duplicates = channel.log.duplicates
-        channel.log.save_checkpoint(force=False)
-
-    def _report_landed(self, landed: Landed) -> None:
-        lag_s = self.report.add_landed(landed, self._clock.now())
-        self._emit(
-            "channel.landed",
-            channel=landed.channel,
-            segment=landed.segment,
-            count=landed.count,
-            bytes=landed.size_bytes,
-            last_replay_id=landed.last_replay_id,
-            lag_s=lag_s,
-        )
-
-    def _report_stray(self, stray: Stray) -> None:
-        error = _quarantine_error(stray)
-        channel = stray.channel if stray.channel in self.report.channels else None
-        if channel:
-            self.report.channels[channel].quarantined += 1
-        self.report.degrade(error, channel=channel)
-        self._emit("quarantine.kept", level=logging.ERROR, channel=stray.channel, reason=stray.reason)
+        names = tuple(channel.log.channel for channel in wanted)
+        self._batch = _Batch(self._pipeline.start(Work(strays, work)), polled_at, names)
 
     def _settle_batch(self) -> None:
         """Wait for the batch in flight and draw the consequences.
@@ -639,13 +596,14 @@ class _Run:
             return
         try:
             errors = self._await(batch.future, "landing", grace_s=LANDING_GRACE_S)
-        except RequestLost as error:
-            raise StorageUnavailable(str(error), hint=_STORAGE_HANGS) from None
+        except RequestLost as late:
+            raise StorageUnavailable(str(late), hint=_STORAGE_HANGS) from None
         for name in batch.channels:
             if batch.polled_at is not None and name not in errors:
                 self._channels[name].report.is_captured = True
                 self._clean_polls[name] = batch.polled_at
         if not errors:
+            self._is_healthy |= batch.polled_at is not None
             return
         for name, error in errors.items():
             if isinstance(error, Fenced | LogInconsistent):
@@ -715,7 +673,9 @@ class _Run:
             known = [
                 channel for channel in self._channels.values() if channel.log.is_known and self._was_opened(channel)
             ]
-            saves = background.start_each("checkpoint", [_bind(self._save, channel) for channel in known], at_once=8)
+            saves = background.start_each(
+                "checkpoint", [background.bind(self._save, channel) for channel in known], at_once=8
+            )
             for channel, future in zip(known, saves, strict=True):
                 self._await_storage(future, f"writing the checkpoint of {channel.log.channel}")
             self.report.finished = self._clock.now()
@@ -779,21 +739,9 @@ _AGAIN = "nothing: the run opens a new session from the last landed event"
 _REPORT = "please report this with the channel's generation records"
 
 
-def _bind(call: Callable[..., T], *arguments: object) -> Callable[[], T]:
-    return lambda: call(*arguments)
-
-
 def _gap_error(channel: str, number: int, opening: Opening) -> CdcError:
     since = f" since {opening.since:%Y-%m-%d %H:%M} UTC" if opening.since else ""
     return CdcError(
         f"capturing {channel}: events may be missing{since} ({opening.cause}); generation {number} starts",
         hint=f"read the gap record {number:04d} of {channel} and reconcile the records changed in that interval",
-    )
-
-
-def _quarantine_error(stray: Stray) -> CdcError:
-    where = stray.channel if stray.channel and len(stray.channel) < 100 else "no known channel"
-    return CdcError(
-        f"placing a message of {where}: {stray.reason}; it is kept whole in quarantine",
-        hint="look at the blob below quarantine/ in the events container; the channel goes on",
     )

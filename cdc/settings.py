@@ -434,12 +434,17 @@ def timer_groups(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
 
 
 def timer_schedule(environ: Mapping[str, str] | None = None) -> str:
-    """CDC_SCHEDULE, or its default where it is missing or no schedule: the run then says what is wrong with it."""
-    default = SETTINGS["CDC_SCHEDULE"].default or ""
-    try:
-        return _schedule(_app_settings(environ).get("CDC_SCHEDULE", default))
-    except _Refused:
-        return default
+    """`%CDC_SCHEDULE%`, which the host resolves; the default itself where the setting is missing.
+
+    A function whose schedule names a setting that does not exist is not loaded at all.
+    """
+    is_set = "CDC_SCHEDULE" in _app_settings(environ)
+    return "%CDC_SCHEDULE%" if is_set else SETTINGS["CDC_SCHEDULE"].default or ""
+
+
+def has_managed_identity(environ: Mapping[str, str] | None = None) -> bool:
+    """True where Azure offers this app an identity (App Service, "Connect to Azure services in app code")."""
+    return bool((os.environ if environ is None else environ).get("IDENTITY_ENDPOINT"))
 
 
 def _seconds(time_span: str) -> float | None:

@@ -1,0 +1,144 @@
+"""The composition root: settings in, wired objects out. Both doors, function_app.py and the CLI, go through it.
+
+It decides nothing; it only says which part is given to which.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cdc import salesforce
+from cdc.continuity import Policy
+from cdc.errors import SettingsInvalid
+from cdc.events import EARLIEST, TIP
+from cdc.landing import StorageLog
+from cdc.report import RunReport
+from cdc.run import Plan, Ports, run
+from cdc.session import CometDSession
+from cdc.settings import (
+    ChannelGroup,
+    Settings,
+    check_function_timeout,
+    has_managed_identity,
+    load_settings,
+    timer_groups,
+    timer_schedule,
+)
+from cdc.signals import Emit, log_event
+from cdc.store import BlobService, open_service
+
+_STARTS = {"tip": TIP, "earliest": EARLIEST, "stop": "stop"}
+
+
+@contextmanager
+def open_storage(settings: Settings) -> Iterator[BlobService]:
+    """Yield the storage account that the settings name, and close its connections afterwards.
+
+    Raises: SettingsInvalid, StorageError.
+    """
+    storage = settings.storage
+    service = open_service(
+        connection_string=storage.connection_string,
+        account_url=storage.account_url,
+        client_id=storage.client_id,
+        has_managed_identity=has_managed_identity(),
+    )
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def credentials_of(settings: Settings) -> salesforce.Credentials:
+    """Return what the token endpoint asks for."""
+    secret, key = settings.salesforce_client_secret, settings.salesforce_private_key
+    return salesforce.Credentials(
+        login_url=settings.salesforce_login_url,
+        client_id=settings.salesforce_client_id,
+        client_secret=secret.get_secret_value() if secret else None,
+        username=settings.salesforce_username,
+        private_key=key.get_secret_value() if key else None,
+    )
+
+
+def group_named(settings: Settings, name: str) -> ChannelGroup:
+    """Return a channel group by its name.
+
+    Raises: SettingsInvalid.
+    """
+    for group in settings.channel_groups:
+        if group.name == name:
+            return group
+    names = ", ".join(group.name for group in settings.channel_groups)
+    raise SettingsInvalid([f"CDC_CHANNELS: there is no channel group {name}; the groups are {names}"])
+
+
+def capture(
+    settings: Settings,
+    group: ChannelGroup,
+    *,
+    seconds: float | None = None,
+    stop: Future[None] | None = None,
+    emit: Emit = log_event,
+) -> RunReport:
+    """Run one group's capture once and return the report. Raises no foreseeable error but SettingsInvalid."""
+    for name in settings.unknown:
+        emit("settings.unknown", level=logging.WARNING, setting=name)
+    version = settings.salesforce_api_version
+    credentials = credentials_of(settings)
+    started = datetime.now(UTC)
+    with open_storage(settings) as service:
+        ports = Ports(
+            fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
+            open_session=lambda token: CometDSession(salesforce.Streaming(token, version)),
+            open_rest=lambda token: salesforce.Rest(token, version),
+            log=StorageLog(
+                service.container(settings.cdc_events_container),
+                service.container(settings.cdc_checkpoints_container),
+                run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+                now=lambda: datetime.now(UTC),
+            ),
+            emit=emit,
+        )
+        plan = Plan(
+            group=group.name,
+            channels=group.channels,
+            run_seconds=settings.cdc_run_seconds if seconds is None else seconds,
+            policy=Policy(start=_STARTS[settings.cdc_start], on_replay_expired=_STARTS[settings.cdc_on_replay_expired]),
+        )
+        return run(plan, ports, stop=stop)
+
+
+def run_timer(group_name: str, root: Path) -> RunReport:
+    """What the timer does: read the settings, check that the run fits under the host's limit, capture.
+
+    Raises: SettingsInvalid.
+    """
+    settings = load_settings()
+    check_function_timeout(settings, root / "host.json")
+    return capture(settings, group_named(settings, group_name))
+
+
+def quiet_foreign_logs() -> None:
+    """Silence the SDK's line for every HTTP request, and urllib3's URLs, which may hold a SAS."""
+    for name in ("azure", "urllib3", "msal"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+__all__ = [
+    "capture",
+    "credentials_of",
+    "group_named",
+    "load_settings",
+    "open_storage",
+    "quiet_foreign_logs",
+    "run_timer",
+    "timer_groups",
+    "timer_schedule",
+]
