@@ -323,8 +323,8 @@ class Bayeux:
             shown = ", ".join(f"{name}={value}" for name, value in replay.items())
             return (
                 f"400::The replayId for channel {{{channel}}} wasn't found using the provided replay ID map"
-                f" {{{{{shown}}}}}. Ensure that the channel name you provided in the replay map is valid and matches the"
-                " channel name used for subscribing."
+                f" {{{{{shown}}}}}. Ensure that the channel name you provided in the replay map is valid and matches"
+                " the channel name used for subscribing."
             ), 0
         return self._replay_from(stream, replay[channel])
 

@@ -12,8 +12,8 @@ BEFORE = ("status", "html", "hang", "reply", "push_disconnect")  # by default th
 AFTER = ("drop", "reset", "truncate", "truncate_clean", "stall", "garble", "delay")  # it is; its answer is spoiled
 DOS_TEXT = (
     "403::To protect all customers from excessive use and Denial of Service attacks, we limit the number of"
-    " simultaneous connections per server.  Your request has been denied because this limit has been exceeded.  Please try your"
-    " request again later."
+    " simultaneous connections per server.  Your request has been denied because this limit has been exceeded.  Please"
+    " try your request again later."
 )
 BUSY_TEXT = "503::Server is too busy.  Please try your request again later."
 HANDSHAKE, NONE = {"interval": 0, "reconnect": "handshake"}, {"reconnect": "none", "interval": 0}

@@ -100,8 +100,9 @@ async def introspect(request: web.Request) -> web.Response:
     if found is None:
         return json_response({"active": False})
     until = int(found.issued_s + parts.knobs.token_ttl_s)
-    return json_response({"active": True, "client_id": parts.credentials.client_id, "token_type": "access_token",
-                          "username": parts.credentials.username, "exp": until, "iat": int(found.issued_s)})  # fmt: skip
+    who = parts.credentials
+    state = {"active": True, "client_id": who.client_id, "username": who.username, "token_type": "access_token"}
+    return json_response({**state, "exp": until, "iat": int(found.issued_s)})
 
 
 # CometD

@@ -12,6 +12,7 @@ from emulator.journal import Journal
 from emulator.knobs import Knobs
 from emulator.oauth import Credentials, Token, Tokens, bearer
 from emulator.org import ADMIN, ORG_ID, Clock, Org
+from emulator.soql import Row
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Parts:
         self.journal = Journal()
         self.rates: dict[str, Rate] = {}
         self.held: dict[int, web.Request] = {}  # POSTs to /cometd that are being answered
+        self.cursors: dict[str, list[Row]] = {}  # long REST queries by locator
         self.posts = 0
 
     def token_of(self, request: web.Request) -> Token | None:
