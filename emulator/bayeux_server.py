@@ -368,7 +368,9 @@ class Bayeux:
                 if count <= 0 or room <= 0:
                     ready = []
                     break
-                taken, place.cursor, size = place.stream.take(place.cursor, count, room, place.silent)
+                taken, place.cursor, size = place.stream.take(
+                    place.cursor, count, room, place.silent, at_least_one=len(answer.events) == count_before
+                )
                 answer.events += taken
                 room -= size
                 if not taken:

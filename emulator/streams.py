@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
@@ -222,18 +222,20 @@ class Stream:
                 return index if found and index >= self.first else None
         return None
 
-    def take(self, cursor: int, events: int, size: int, silent: frozenset[str]) -> tuple[list[bytes], int, int]:
+    def take(
+        self, cursor: int, events: int, size: int, silent: frozenset[str], at_least_one: bool = True
+    ) -> tuple[list[bytes], int, int]:
         """Deliveries from `cursor` on, at most so many and about so many bytes; the new cursor; their bytes.
 
-        At least one is taken if there is any. Entities in `silent` are passed over.
+        Entities in `silent` are passed over.
         """
         taken: list[bytes] = []
         room = size
         cursor = max(cursor, self.first)
-        while cursor < self.total and len(taken) < events and (room > 0 or not taken):
+        while cursor < self.total and len(taken) < events:
             block, offset = self._at(cursor)
             stop = min(len(block), offset + events - len(taken))
-            stop = self._fit(block, offset, stop, room if taken else max(room, 1))
+            stop = self._fit(block, offset, stop, room, at_least_one and not taken)
             if stop == offset:
                 break
             for index, body in zip(range(offset, stop), block.render(offset, stop), strict=True):
@@ -290,22 +292,13 @@ class Stream:
         return self.blocks[number], index - self.starts[number]
 
     @staticmethod
-    def _fit(block: Block, start: int, stop: int, room: int) -> int:
-        """How far from `start` the deliveries fit; the first one always does when there is room at all."""
-        if room <= 0:
-            return start
+    def _fit(block: Block, start: int, stop: int, room: int, at_least_one: bool) -> int:
+        """How far from `start` the deliveries fit."""
         if isinstance(block, Backlog):
             largest = max(block.size(i) for i in range(len(block.templates)))
-            return min(stop, start + max(1, room // largest))
+            return min(stop, start + max(int(at_least_one), room // largest))
         index = start
-        while index < stop and room > 0:
+        while index < stop and (block.size(index) <= room or (at_least_one and index == start)):
             room -= block.size(index)
-            if room < 0 and index > start:
-                return index
             index += 1
         return index
-
-
-def joined(bodies: Sequence[bytes]) -> bytes:
-    """Deliveries as they stand inside a JSON array."""
-    return b",".join(bodies)
