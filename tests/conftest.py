@@ -1,0 +1,36 @@
+"""Fixtures of all end-to-end tests: one Azurite per worker, an emulated org per test, containers of its own per test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from emulator.client import Emulator, start
+from tests.azurite import Azurite, azurite
+from tests.harness import Site, open_site
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[Azurite]:
+    """A blob service for all tests of this worker."""
+    with azurite() as running:
+        yield running
+
+
+@pytest.fixture
+def org() -> Iterator[Emulator]:
+    """An emulated org, empty, with Salesforce's timeouts."""
+    with start() as running:
+        yield running
+
+
+@pytest.fixture
+def site(org: Emulator, storage: Azurite) -> Iterator[Site]:
+    """The org, two containers that nobody else uses, and the app between them."""
+    number = next(numbers)
+    with open_site(org, storage.connection_string, f"events-{number}", f"checkpoints-{number}") as opened:
+        yield opened
