@@ -183,6 +183,11 @@ class ChannelLog:
         return self._position is not None
 
     @property
+    def is_started(self) -> bool:
+        """True where the position is known and the channel has its first generation."""
+        return self._position is not None and self._position.generation is not None
+
+    @property
     def position(self) -> Position:
         """Where the log ends."""
         if self._position is None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from cdc.errors import CdcError
-from cdc.landing import Landed
+from cdc.landing import ChannelLog, Landed
 from cdc.layout import spell_time
 
 Outcome = Literal["ok", "degraded", "failed"]
@@ -35,6 +35,13 @@ class ChannelReport:
     lag_s: float | None = None
     max_lag_s: float | None = None
     generation: int | None = None
+
+    def take_position(self, log: ChannelLog) -> None:
+        """Take over where the channel's log ends now."""
+        position = log.position
+        self.generation = position.generation.number if position.generation else None
+        self.replay_id = position.replay_id
+        self.duplicates = log.duplicates
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,23 @@ class RunReport:
         else:
             self.channels[channel].needs_attention = True
 
+    def close(self, finished: datetime) -> None:
+        """The run is over; an outcome that is not ok never stands without a word."""
+        self.finished = finished
+        if self.outcome != "ok" and not self.problems:
+            silent = [channel.channel for channel in self.channels.values() if not channel.is_captured]
+            self.add_problem(
+                CdcError(
+                    f"capturing {', '.join(silent)}: the run ended before a poll was answered",
+                    hint="raise CDC_RUN_SECONDS (or --seconds), or see the log for what held it up",
+                )
+            )
+
+    @property
+    def events(self) -> int:
+        """Events landed by this run, all channels."""
+        return sum(channel.events for channel in self.channels.values())
+
     @property
     def outcome(self) -> Outcome:
         """`failed`: a channel needs an operator or nothing was captured; `degraded`: captured, but look; else `ok`."""
@@ -134,8 +158,7 @@ class RunReport:
 
     def summary(self) -> str:
         """Return one line: the outcome, what was landed, and the first problem with its next step."""
-        events = sum(channel.events for channel in self.channels.values())
-        line = f"run {self.outcome}: {events} events landed, {self.sessions} session{'s' * (self.sessions != 1)}"
+        line = f"run {self.outcome}: {self.events} events landed, {self.sessions} session{'s' * (self.sessions != 1)}"
         for problem in self.problems:
             line += f"; {problem.message} (next step: {problem.hint})"
         return line
