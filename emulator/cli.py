@@ -58,6 +58,8 @@ def serve(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     key = jwt_public_key.read_text() if jwt_public_key else ""
     parts = Parts(seed, Knobs(), Credentials(client_id, client_secret, username, key))
+    if rate > 0 and not channel:
+        raise typer.BadParameter("--rate needs at least one --channel")
     try:
         knobs_module.turn(parts.knobs, dict(_pair(text) for text in knob or ()))
         for name, count in (_pair(text, default="0") for text in channel or ()):

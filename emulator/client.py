@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class ControlError(Exception):
@@ -188,14 +188,21 @@ class Emulator:
 
 
 @contextmanager
-def start(*arguments: str, seed: int = 1, python: str = sys.executable, **knobs: Any) -> Iterator[Emulator]:
-    """A running emulator on a free port, stopped at the end of the block; `arguments` go to its command line."""
-    command = [python, "-m", "emulator", "--port", "0", "--seed", str(seed), "--exit-with-parent", *arguments]
+def start(
+    *arguments: str, seed: int = 1, log: int | IO[bytes] = subprocess.DEVNULL, **knobs: Any
+) -> Iterator[Emulator]:
+    """A running emulator on a free port, stopped at the end of the block.
+
+    `arguments` go to its command line, `log` takes its standard error, the rest are knobs.
+
+    Raises: ControlError when it does not start.
+    """
+    command = [sys.executable, "-m", "emulator", "--port", "0", "--seed", str(seed), "--exit-with-parent", *arguments]
     for name, value in knobs.items():
         command += ["--knob", f"{name}={value}"]
     process = subprocess.Popen(
         command, cwd=Path(__file__).resolve().parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=log,
     )  # fmt: skip
     try:
         assert process.stdout is not None

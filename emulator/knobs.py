@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -67,9 +68,10 @@ def turn(knobs: Knobs, changes: dict[str, Any]) -> None:
 def _as(kind: type, name: str, value: Any) -> Any:
     if kind is bool and isinstance(value, str) and value.lower() in {"true", "false", "1", "0", "on", "off"}:
         return value.lower() in {"true", "1", "on"}
-    if kind in (int, float) and not isinstance(value, bool):
-        return kind(value)
-    if isinstance(value, kind):
+    if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    elif isinstance(value, kind):
         return value
     raise ValueError(f"turning a knob: {name} takes {kind.__name__}, not {value!r}")
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from random import Random
 from typing import Protocol
 
@@ -22,6 +23,7 @@ class Block(Protocol):
     def time_ms(self, index: int) -> int: ...
     def entity(self, index: int) -> str: ...
     def size(self, index: int) -> int: ...
+    def entities_from(self, index: int) -> Iterable[str]: ...
     def render(self, start: int, stop: int) -> list[bytes]: ...
 
 
@@ -48,6 +50,9 @@ class Kept:
 
     def size(self, index: int) -> int:
         return len(self.bodies[index])
+
+    def entities_from(self, index: int) -> Iterable[str]:
+        return islice(self.entities, index, None)
 
     def render(self, start: int, stop: int) -> list[bytes]:
         return self.bodies[start:stop]
@@ -99,6 +104,9 @@ class Backlog:
 
     def size(self, index: int) -> int:
         return len(self.templates[index % len(self.templates)].form) + 40
+
+    def entities_from(self, index: int) -> Iterable[str]:
+        return (template.entity for template in self.templates)
 
     def render(self, start: int, stop: int) -> list[bytes]:
         forms = [template.form for template in self.templates]
@@ -251,10 +259,11 @@ class Stream:
         cursor = max(cursor, self.first)
         if not silent:
             return cursor < self.total
-        for index in range(cursor, self.total):
-            block, offset = self._at(index)
-            if block.entity(offset) not in silent:
+        while cursor < self.total:
+            block, offset = self._at(cursor)
+            if any(entity not in silent for entity in block.entities_from(offset)):
                 return True
+            cursor += len(block) - offset
         return False
 
     def ledger(self, start: int = 0, step: int = 1_000) -> Iterator[list[LedgerRow]]:

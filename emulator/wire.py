@@ -24,6 +24,8 @@ async def send(request: web.Request, answer: web.Response, fault: Fault | None) 
         return answer
     body = answer.body if isinstance(answer.body, bytes) else b""
     kept = body[: int(len(body) * fault.keep)]
+    if fault.do == "hang":
+        return await hang(request)
     if fault.do == "delay":
         await asyncio.sleep(fault.seconds)
     elif fault.do in ("drop", "reset"):
