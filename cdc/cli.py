@@ -1,0 +1,395 @@
+"""The operator's door: `python -m cdc run`, `check`, `status`. Data goes to stdout, progress and complaints to stderr.
+
+It shows and exits, and decides nothing. It never prints a secret: it is given none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from cdc import app as cdc_app
+from cdc import background
+from cdc.errors import CdcError, SettingsInvalid
+from cdc.report import ChannelReport, RunReport
+from cdc.settings import ChannelGroup, check_function_timeout, load_settings
+from cdc.signals import LOGGER, Emit, log_event
+
+ROOT = Path(__file__).parent.parent  # where host.json lies, in a clone and when deployed
+OK, FAILED, UNUSABLE, ABORTED = 0, 1, 2, 130
+REFRESH_S = 0.25
+RATE_WINDOW_S = 5.0
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+data = Console(highlight=False)
+progress = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+
+
+@app.callback()
+def cdc(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    """Salesforce change events, landed once, in order, in Azure Blob Storage.
+
+    Settings come from the environment and, behind it, from local.settings.json in this folder.
+
+    \b
+    Examples:
+      python -m cdc check              are settings, storage and Salesforce as they must be?
+      python -m cdc run --seconds 60   capture for a minute, as the timer would
+      python -m cdc status             where every channel stands
+
+    Exit code: 0 all is well, 1 something is wrong, 2 bad settings or usage.
+    """
+    cdc_app.quiet_foreign_logs()
+    LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def main() -> int:
+    """Run the command that the arguments name and return the exit code; errors are told in a line, without traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app(prog_name="python -m cdc")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAILED
+    except SettingsInvalid as error:
+        for problem in error.problems:
+            show_note(progress, "✗", "red", problem)
+        show_note(progress, "→", "", error.hint)
+        return UNUSABLE
+    except CdcError as error:
+        show_note(progress, "✗", "red", str(error), error.hint)
+    except BrokenPipeError:
+        pass
+    except Exception as error:
+        LOGGER.debug("traceback", exc_info=True)
+        show_note(progress, "✗", "red", f"unexpected: {type(error).__name__}{_place(error)}", _REPORT)
+    return FAILED
+
+
+_REPORT = "this is a mistake in the program: please report it, with what --debug (before the command) shows"
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+
+
+# --- run -------------------------------------------------------------------------------------------------------------
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter("must be more than 0")
+    return value
+
+
+@app.command()
+def run(
+    seconds: Annotated[
+        float | None, typer.Option(callback=_positive, help="How long to listen; else CDC_RUN_SECONDS.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Only this channel group, like capture1; else all at once.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Capture once, exactly as the timer does.
+
+    Every channel goes on from where its log ends. Ctrl-C ends the run cleanly, a second Ctrl-C aborts it; neither
+    loses an event: the next run goes on from there.
+
+    \b
+    Examples:
+      python -m cdc run
+      python -m cdc run --seconds 60 --group capture1
+      python -m cdc run --seconds 10 --json | jq .outcome
+
+    \b
+    Exit code:
+      0  ok: every channel was captured
+      1  degraded or failed; each problem comes with the next step
+      2  bad settings or usage
+
+    With --json the document is the run's report; with several groups it is {"outcome", "groups": {name: report}}.
+    """
+    settings = load_settings()
+    groups = [cdc_app.group_named(settings, group)] if group else list(settings.channel_groups)
+    if seconds is None:
+        check_function_timeout(settings, ROOT / "host.json")
+    run_seconds = settings.cdc_run_seconds if seconds is None else seconds
+    stop: Future[None] = Future()
+    watched = Progress([channel for each in groups for channel in each.channels], run_seconds, stop)
+    with stopped_by_signals(stop), logging_to_stderr(quietly=progress.is_terminal):
+        captures = [
+            background.start(
+                each.name,
+                background.bind(_capture, settings, each, run_seconds, stop, _emit_for(each, groups, watched)),
+            )
+            for each in groups
+        ]
+        watch(captures, watched)
+    reports = [capture.result() for capture in captures]
+    if as_json:
+        show_json(reports[0].to_json() if len(reports) == 1 else _groups_json(reports))
+    else:
+        for report in reports:
+            show_report(report, is_one_of_many=len(reports) > 1)
+    raise typer.Exit(OK if _worst(reports) == "ok" else FAILED)
+
+
+def _capture(settings: Any, group: ChannelGroup, seconds: float, stop: Future[None], emit: Emit) -> RunReport:
+    return cdc_app.capture(settings, group, seconds=seconds, stop=stop, emit=emit)
+
+
+def _emit_for(group: ChannelGroup, groups: Sequence[ChannelGroup], watched: Progress) -> Emit:
+    """Return what one group's run reports to: the progress and the log, which tells the groups apart."""
+
+    def emit(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
+        watched.note(name, fields)
+        log_event(name, level=level, **({"group": group.name} | fields if len(groups) > 1 else fields))
+
+    return emit
+
+
+def _worst(reports: Sequence[RunReport]) -> str:
+    outcomes = {report.outcome for report in reports}
+    return next(outcome for outcome in ("failed", "degraded", "ok") if outcome in outcomes)
+
+
+def _groups_json(reports: Sequence[RunReport]) -> dict[str, Any]:
+    return {"outcome": _worst(reports), "groups": {report.group: report.to_json() for report in reports}}
+
+
+@contextmanager
+def stopped_by_signals(stop: Future[None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a clean end, the second one ends the process where it stands."""
+
+    def handle(number: int, frame: object) -> None:
+        if not stop.done():
+            stop.set_result(None)
+            return
+        progress.show_cursor()
+        os.write(2, b"\naborted; nothing is lost: the next run goes on from the last landed event\n")
+        os._exit(ABORTED)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def logging_to_stderr(*, quietly: bool) -> Iterator[None]:
+    """Log to stderr: all of it, or `quietly` only warnings, which then stand above the live progress."""
+
+    class Above(logging.StreamHandler[Any]):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.print(Text(printable(self.format(record))), soft_wrap=True)
+
+    handler = Above() if quietly else logging.StreamHandler()
+    handler.setLevel(logging.WARNING if quietly else logging.DEBUG)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+
+
+class Progress:
+    """Adds up what the runs report, for the lines that a terminal shows meanwhile. Told by many threads."""
+
+    def __init__(self, channels: Sequence[str], seconds: float, stop: Future[None]) -> None:
+        self._ends = time.monotonic() + seconds
+        self._stop = stop
+        self._events = dict.fromkeys(channels, 0)
+        self._lag_s = dict.fromkeys(channels, "")
+        self._recent: dict[str, deque[tuple[float, int]]] = {channel: deque() for channel in channels}
+        self._sessions = 0
+        self._lock = threading.Lock()
+
+    def note(self, name: str, fields: dict[str, object]) -> None:
+        """Take note of one named event of a run."""
+        channel, count, lag_s = str(fields.get("channel")), fields.get("count"), fields.get("lag_s")
+        with self._lock:
+            self._sessions += name == "session.opened"
+            if name == "channel.landed" and channel in self._events and isinstance(count, int):
+                self._events[channel] += count
+                self._recent[channel].append((time.monotonic(), count))
+                self._lag_s[channel] = duration(lag_s) if isinstance(lag_s, float) else ""
+
+    def __rich__(self) -> Text:
+        """The lines as they are now."""
+        with self._lock:
+            rates = {channel: self._rate(recent) for channel, recent in self._recent.items()}
+            rows = [
+                [channel, f"{events:,}", f"{rates[channel]:,.0f}/s", self._lag_s[channel]]
+                for channel, events in self._events.items()
+            ]
+            total = ["total", f"{sum(self._events.values()):,}", f"{sum(rates.values()):,.0f}/s", ""]
+            sessions = self._sessions
+        lines = aligned(
+            ["channel", "events", "rate", "lag"], [*rows, *([total] if len(rows) > 1 else [])], right=(1, 2, 3)
+        )
+        return Text("\n").join([Text(f"{self._title()} · {plural(sessions, 'session')}", "bold"), *map(Text, lines)])
+
+    def _title(self) -> str:
+        left_s = self._ends - time.monotonic()
+        if self._stop.done():
+            return "stopping; Ctrl-C again aborts"
+        return f"capturing, {left_s:,.0f} s left" if left_s > 0 else "ending"
+
+    @staticmethod
+    def _rate(recent: deque[tuple[float, int]]) -> float:
+        since = time.monotonic() - RATE_WINDOW_S
+        while recent and recent[0][0] < since:
+            recent.popleft()
+        return sum(count for _, count in recent) / RATE_WINDOW_S
+
+
+def watch(captures: Sequence[Future[RunReport]], watched: Progress) -> None:
+    """Return when all captures are done; meanwhile a terminal shows the progress."""
+    if not progress.is_terminal:
+        wait(captures)
+        return
+    with Live(watched, console=progress, auto_refresh=False, transient=True) as live:
+        while wait(captures, timeout=REFRESH_S).not_done:
+            live.refresh()
+
+
+def show_report(report: RunReport, *, is_one_of_many: bool) -> None:
+    """Show what one run did: the outcome, a line per channel, and each problem with its next step."""
+    events = sum(channel.events for channel in report.channels.values())
+    seconds = (report.finished - report.started).total_seconds() if report.finished else 0.0
+    parts = [
+        f"{plural(events, 'event')} landed",
+        plural(report.sessions, "session") + (f" ({report.lost_sessions} lost)" if report.lost_sessions else ""),
+        f"{seconds:.1f} s" + (", stopped early" if report.is_interrupted else ""),
+    ]
+    name = f"{report.group}: " if is_one_of_many else ""
+    data.print(
+        Text.assemble(name, (report.outcome, _COLOURS[report.outcome]), f" · {' · '.join(parts)}"), soft_wrap=True
+    )
+    show_table(
+        ["channel", "subscribed", "events", "segments", "lag", "replay id", "generation"],
+        [_channel_row(channel) for channel in report.channels.values()],
+        right=(2, 3, 4, 5, 6),
+    )
+    for problem in report.problems:
+        mark = ("✗", "red") if report.outcome == "failed" else ("!", "yellow")
+        show_note(data, *mark, problem.message, problem.hint)
+
+
+_COLOURS = {"ok": "green", "degraded": "yellow", "failed": "red"}
+
+
+def _channel_row(channel: ChannelReport) -> list[str]:
+    return [
+        channel.channel,
+        "yes" if channel.is_subscribed else "no",
+        f"{channel.events:,}",
+        f"{channel.segments:,}",
+        duration(channel.lag_s),
+        channel.replay_id or "-",
+        str(channel.generation or "-"),
+    ]
+
+
+# --- how things look -------------------------------------------------------------------------------------------------
+
+
+def show_json(document: dict[str, Any]) -> None:
+    """The one document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def show_note(console: Console, mark: str, style: str, text: str, next_step: str = "") -> None:
+    """Show a marked line, and below it what to do. A terminal gets it wrapped between words; a pipe as it is."""
+    for lead, line in ((Text(f"{mark} ", style), text), (Text("  next step: ", "dim"), next_step)):
+        width = console.width - (2 if line is text else 4) if console.is_terminal else sys.maxsize
+        wrapped = textwrap.wrap(
+            printable(line), width, initial_indent=" " * len(lead), break_long_words=False, break_on_hyphens=False
+        )
+        for number, each in enumerate(wrapped):
+            first = number == 0
+            console.print(
+                Text.assemble(
+                    lead if first else " " * (2 if line is text else 4), each[len(lead) :] if first else each
+                ),
+                soft_wrap=True,
+            )
+
+
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Show rows under headers; where a terminal is too narrow, each row as a block: nothing is cut or broken."""
+    lines = aligned(headers, rows, right)
+    if not data.is_terminal or max(map(len, lines)) <= data.width:
+        for number, line in enumerate(lines):
+            data.print(Text(line, "dim" if number == 0 else ""), soft_wrap=True)
+        return
+    label = max(map(len, headers[1:]))
+    for name, *cells in rows:
+        data.print(Text(printable(name), "bold"), soft_wrap=True)
+        for header, cell in zip(headers[1:], cells, strict=True):
+            data.print(Text.assemble(("  " + header.ljust(label + 2), "dim"), printable(cell)), soft_wrap=True)
+
+
+def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
+    """Return the header line and the rows as columns, two blanks between them and none at the end."""
+    cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def printable(text: str) -> str:
+    """Return a text from outside without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 event`, `2,000 events`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `45 s`, `12 min`, `5.2 h`, `3.1 d`; `-` for none."""
+    if seconds is None:
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
