@@ -83,10 +83,10 @@ async def show(parts: Parts, request: web.Request, source: dict[str, Any]) -> An
 async def stats(parts: Parts, request: web.Request, source: dict[str, Any]) -> Any:
     """Counts of everything."""
     parts.bayeux.expire()
-    journal = parts.journal
+    journal, published = parts.journal, list(parts.org.streams.items())
     return {
-        "published": {channel: stream.total for channel, stream in parts.org.streams.items()},
-        "retained": {channel: stream.total - stream.first for channel, stream in parts.org.streams.items()},
+        "published": {channel: stream.total for channel, stream in published},
+        "retained": {channel: stream.total - parts.org.stream(channel).first for channel, stream in published},
         "meta": {name: count for name, count in journal.counts.items() if name.startswith("/meta/")},
         "tokenRequests": journal.counts["token"], "tokensLive": parts.tokens.live_count(),
         "sessionsOpen": len(parts.bayeux.sessions), "sessionsEnded": parts.bayeux.ended,
@@ -147,7 +147,7 @@ async def show_knobs(parts: Parts, request: web.Request, source: dict[str, Any])
 async def ledger(parts: Parts, request: web.Request, source: dict[str, Any]) -> web.StreamResponse:
     """Every delivery published, in order, as JSON lines; with raw=1 their very bytes, each followed by a newline."""
     wanted = request.query.getall("channel", []) or list(parts.org.streams)
-    streams = [parts.org.streams[channel] for channel in wanted]
+    streams = [parts.org.stream(channel) for channel in wanted]
     is_raw = request.query.get("raw") == "1"
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await response.prepare(request)
