@@ -15,7 +15,7 @@ from aiohttp import web
 from emulator import faults, knobs, wire
 from emulator.parts import Parts, Rate
 from emulator.streams import Stream
-from emulator.traffic import encode
+from emulator.traffic import KINDS, RARE_KINDS, encode
 
 Handler = Callable[[Parts, web.Request, dict[str, Any]], Awaitable[Any]]
 _TICK_S = 0.02
@@ -173,7 +173,7 @@ async def ledger(parts: Parts, request: web.Request, source: dict[str, Any]) -> 
 
 async def publish(parts: Parts, request: web.Request, source: dict[str, Any]) -> Any:
     """{channel, count=1, size=0, kinds=[], age_s=0}: publish believable events."""
-    kinds = source.get("kinds") or ()
+    kinds = _kinds(source)
     ids = parts.org.publish(_channel(parts, source), int(source.get("count", 1)), int(source.get("size", 0)), kinds,
                             float(source.get("age_s", 0)))  # fmt: skip
     return {"replayIds": ids}
@@ -183,7 +183,7 @@ async def backlog(parts: Parts, request: web.Request, source: dict[str, Any]) ->
     """{channel, count, size=1000, hours=1, kinds=[]}: publish many events that are rendered when read."""
     channel = _channel(parts, source)
     parts.org.publish_backlog(channel, int(source["count"]), int(source.get("size", 1000)),
-                              float(source.get("hours", 1)), source.get("kinds") or ())  # fmt: skip
+                              float(source.get("hours", 1)), _kinds(source))  # fmt: skip
     return {"published": parts.org.streams[channel].total}
 
 
@@ -191,7 +191,7 @@ async def traffic(parts: Parts, request: web.Request, source: dict[str, Any]) ->
     """{channel, rate, size=0, kinds=[]}: events per second from now on; rate 0 stops; {} tells the present rates."""
     if "channel" in source:
         channel = _channel(parts, source)
-        rate = Rate(float(source["rate"]), int(source.get("size", 0)), tuple(source.get("kinds") or ()))
+        rate = Rate(float(source["rate"]), int(source.get("size", 0)), _kinds(source))
         if rate.per_second > 0:
             parts.rates[channel] = rate
         else:
@@ -276,6 +276,14 @@ async def set_channel(parts: Parts, request: web.Request, source: dict[str, Any]
     for entity, names in (source.get("hidden_fields") or {}).items():
         org.traffic.hidden_fields[entity] = set(names)
     return {}
+
+
+def _kinds(source: dict[str, Any]) -> tuple[str, ...]:
+    kinds = tuple(source.get("kinds") or ())
+    for kind in kinds:
+        if kind not in (*KINDS, *RARE_KINDS):
+            raise ValueError(f"publishing: {kind!r} is not a kind of change: {', '.join((*KINDS, *RARE_KINDS))}")
+    return kinds
 
 
 def _channel(parts: Parts, source: dict[str, Any]) -> str:

@@ -116,13 +116,14 @@ def parse(source: dict[str, Any]) -> Fault:
     return Fault(**source)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """What a fault can look at."""
+    """What a fault can look at, and the random fault that waits for its answer."""
 
     on: str
     path: str = ""
     subscriptions: tuple[str, ...] = ()
+    chance: Fault | None = None
 
 
 class Faults:
@@ -161,11 +162,14 @@ class Faults:
             if chance.is_before:
                 self.struck += 1
                 return chance
-            self.script.insert(0, chance)
+            request.chance = chance
         return None
 
     def after(self, request: Request, event_count: int) -> Fault | None:
         """The fault that spoils the answer of a request that was carried out, if any."""
+        if request.chance is not None:
+            self.struck += 1
+            return request.chance
         fault = self._first(request)
         if fault is None or fault.is_before or (fault.only_with_events and not event_count):
             return None

@@ -213,6 +213,8 @@ def test_new_channels_can_be_made_and_taken_away(org: Emulator, client: Comet) -
 def test_the_control_api_names_what_it_does_not_know(org: Emulator) -> None:
     with pytest.raises(ControlError, match="/data/NoChangeEvent"):
         org.publish("/data/NoChangeEvent")
+    with pytest.raises(ControlError, match="'MOVE' is not a kind of change"):
+        org.publish(ACCOUNT, kinds=["MOVE"])
     with pytest.raises(ControlError, match="there is no knob 'speed'"):
         org.knobs(speed=11)
     with pytest.raises(ControlError, match="hold_s takes float"):

@@ -203,3 +203,23 @@ def test_sockets_can_be_closed_under_a_held_connect(org: Emulator, client: Comet
 def test_a_fault_that_makes_no_sense_is_refused(org: Emulator, fault: dict[str, Any], text: str) -> None:
     with pytest.raises(ControlError, match=text):
         org.call("POST", "/faults", fault)
+
+
+def test_a_client_that_starts_anew_after_each_random_fault_gets_every_event_once(org: Emulator, client: Comet) -> None:
+    org.knobs(max_events=7, hold_s=0.01)
+    ids = org.publish(ACCOUNT, 120)
+    org.random_faults(0.4, seed=11, do=["drop", "reset", "truncate", "truncate_clean", "garble", "status", "html"])
+    landed: list[int] = []
+    until = time.monotonic() + 20
+    while landed != ids:
+        assert time.monotonic() < until
+        client.http.cookies.clear()
+        try:
+            client.handshake()
+            landed += replay_ids(client.subscribe(replay=landed[-1] if landed else -2))
+            for _ in range(3):
+                landed += replay_ids(client.connect())
+            landed += replay_ids(client.meta("disconnect"))
+        except (requests.RequestException, ValueError, KeyError):
+            continue
+    assert org.stats()["faultsStruck"] > 5

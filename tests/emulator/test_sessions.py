@@ -256,3 +256,13 @@ def test_every_answer_carries_the_date_of_the_orgs_clock(org: Emulator, client: 
     assert client.last is not None
     shown = time.strptime(client.last.headers["Date"], "%a, %d %b %Y %H:%M:%S GMT")
     assert shown.tm_yday == time.gmtime(parts.clock.now_s()).tm_yday
+
+
+def test_a_poll_that_its_client_gave_up_still_swallows_the_next_event(org: Emulator, client: Comet) -> None:
+    client.open()
+    org.knobs(hold_s=30)
+    with pytest.raises(requests.ReadTimeout):
+        client.meta("connect", timeout=0.05)
+    org.publish(ACCOUNT, 1)
+    org.knobs(hold_s=0.1)
+    assert [message["channel"] for message in client.connect()] == ["/meta/connect"]
