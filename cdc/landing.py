@@ -1,7 +1,7 @@
-"""The storage log of each channel: finds where it ends, appends segments, keeps checkpoints, generations and gaps.
+"""The storage log of each channel: appends segments, writes checkpoints, generation and gap records, quarantine.
 
-It never overwrites a segment or a record, never records a replay id before its event lies in a segment, and guesses
-nothing: what cannot be read or contradicts itself is an error. docs/storage-log.md has the layout and its guarantees.
+Where a log ends is found by `deriving`. Nothing here overwrites a segment or a record, or records a replay id before
+its event lies in a segment. docs/storage-log.md has the layout and its guarantees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from datetime import UTC, date, datetime
 import msgspec
 
 from cdc import layout
-from cdc.continuity import RETENTION, Opening, Position, Start
+from cdc.continuity import Opening, Position, Start
+from cdc.deriving import Warn, find_end, read_checkpoint, read_generation
 from cdc.errors import (
     BlobChanged,
     BlobExists,
@@ -29,14 +30,12 @@ from cdc.errors import (
 )
 from cdc.events import TIP, Delivery, Stray, from_ms, to_ms
 from cdc.layout import Checkpoint, Gap, Generation, RunRecord, SegmentFacts, Unreadable
-from cdc.store import Blob, Container
+from cdc.store import Container
 
 MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a larger event is a segment of its own
 CHECKPOINT_EVERY_S = 10.0
 _DAY_MS = 86_400_000
 _WINDOW = 20_000  # replay ids remembered for dropping duplicates; between one and two windows are held
-
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -201,210 +200,24 @@ class ChannelLog:
     # --- finding the end ---------------------------------------------------------------------------------------------
 
     def derive(self) -> None:
-        """Find where the log ends: the log is the truth, the checkpoint a cache of its end.
+        """Find where the log ends (`deriving`), and create what a first start finds missing.
 
         Raises: StorageError, LogInconsistent.
         """
         self._forget()
-        checkpoint = self._read_checkpoint()
-        if checkpoint is None:
-            generation = self._newest_generation(None)
-            segment = self._last_segment()
-            if segment is None and generation is not None:
-                raise LogInconsistent(
-                    f"opening the log of {self.channel}: generation {generation.number} has a record, but there is "
-                    "neither a checkpoint nor a segment",
-                    hint="restore the missing blobs, or move the channel's generation records away to start anew",
-                )
-        else:
-            segment = self._segment_of(checkpoint)
-            generation = self._newest_generation(checkpoint.generation)
-        self._adopt(self._position_from(checkpoint, segment, generation))
-
-    def _position_from(
-        self, checkpoint: Checkpoint | None, segment: _Segment | None, generation: Generation | None
-    ) -> Position:
-        position = Position(generation=generation)
-        if segment is not None:
-            facts, number = segment.facts, generation.number if generation else 0
-            if facts.generation > number:
-                self._warn(f"generation {facts.generation} of {self.channel} has no record; its segments stand for it")
-                generation = self._implied_generation(segment)
-            is_newest = generation is not None and facts.generation == generation.number
-            position = replace(
-                position,
-                segment=segment.number,
-                partition=segment.partition,
-                replay_id=facts.last_replay_id if is_newest else None,
-                last_replay_id=facts.last_replay_id,
-                last_time=facts.last_time,
-                generation=generation,
-            )
-        if checkpoint is None or checkpoint.segment != position.segment:
-            return position
-        if checkpoint.generation != generation:
-            return position
-        return replace(position, skipped_to=checkpoint.skipped_to, quiet_to=checkpoint.quiet_to)
-
-    def _implied_generation(self, segment: _Segment) -> Generation:
-        facts = segment.facts
-        return Generation(
-            channel=self.channel,
-            number=facts.generation,
-            cause="record-missing",
-            start=facts.first_replay_id,
-            t0=facts.first_time or segment.written,
-            after_segment=segment.number,
-            partition=segment.partition,
-            org_id=facts.org_id,
-            user_id="",
-            run_id=facts.run_id,
-        )
+        end = find_end(self._log.events, self._log.state, self.channel, now=self._log.now(), warn=self._warn)
+        if not end.has_state_container:
+            self._log.state.ensure()
+        if not end.has_events_container:
+            self._log.create_events_container()
+        self._checkpoint, self._checkpoint_etag = end.checkpoint, end.checkpoint_etag
+        self._adopt(end.position)
 
     def _adopt(self, position: Position) -> None:
         self._position = position
         self._window = _Window()
         if position.replay_id is not None:
             self._window.add(position.replay_id)
-
-    def _read_checkpoint(self) -> Checkpoint | None:
-        """Return the checkpoint, None where it is missing or garbled: then the log decides."""
-        try:
-            blob = self._log.state.read(layout.checkpoint_name(self.channel))
-        except ContainerMissing:
-            self._log.state.ensure()
-            blob = None
-        self._checkpoint = None
-        self._checkpoint_etag = blob.etag if blob else None
-        if blob is None:
-            return None
-        try:
-            self._checkpoint = Checkpoint.from_blob(blob.body, self.channel)
-        except Unreadable as error:
-            self._warn(f"the checkpoint of {self.channel} cannot be read ({error}); the log decides")
-        return self._checkpoint
-
-    def _segment_of(self, checkpoint: Checkpoint) -> _Segment | None:
-        """Return the last segment, by the checkpoint where the log agrees with it, else by the log."""
-        folders = self._partitions()
-        if checkpoint.partition is None:
-            return self._last_segment() if folders else None
-        name = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment)
-        blob = self._log.events.head(name)
-        if blob is None:
-            if self._log.now() - checkpoint.written >= RETENTION:
-                return self._expired_segment(checkpoint)
-            self._warn(f"the checkpoint of {self.channel} is ahead: {name} is missing; the log decides")
-            return self._last_segment()
-        following = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment + 1)
-        if any(folder > checkpoint.partition for folder in folders) or self._log.events.head(following):
-            return self._last_segment()
-        segment = self._read_segment(checkpoint.partition, checkpoint.segment, blob)
-        if checkpoint.replay_id not in (None, segment.facts.last_replay_id):
-            self._warn(f"the checkpoint of {self.channel} contradicts {name}; the log decides")
-        return segment
-
-    def _expired_segment(self, checkpoint: Checkpoint) -> _Segment | None:
-        """A lifecycle rule has taken the segment: nothing was written since, and the checkpoint stands."""
-        newer = self._last_segment()
-        if newer and newer.number > checkpoint.segment:
-            return newer
-        generation, replay_id = checkpoint.generation, checkpoint.replay_id
-        if generation is None or checkpoint.partition is None:
-            return newer
-        # Nothing landed in the newest generation: its number less one stands for the generation of the lost segment.
-        number = generation.number if replay_id else generation.number - 1
-        facts = SegmentFacts(
-            first_replay_id=replay_id or generation.start,
-            last_replay_id=replay_id or generation.start,
-            count=1,
-            first_time=checkpoint.last_time,
-            last_time=checkpoint.last_time,
-            generation=number,
-            run_id=checkpoint.run_id,
-            org_id=checkpoint.org_id,
-            sha256="",
-        )
-        return _Segment(checkpoint.segment, checkpoint.partition, facts, checkpoint.written)
-
-    def _partitions(self) -> list[date]:
-        """Return the dates of the partitions, sorted; foreign folders do not count."""
-        try:
-            folders = self._log.events.folders(layout.segments_prefix(self.channel))
-        except ContainerMissing:
-            self._log.create_events_container()
-            return []
-        return sorted(day for day in map(layout.read_partition, folders) if day)
-
-    def _last_segment(self) -> _Segment | None:
-        """Find the last segment in the last partition that has one; the partition before it must end earlier."""
-        last: tuple[date, list[int]] | None = None
-        for partition in reversed(self._partitions()):
-            numbers = self._numbers(partition)
-            if not numbers:
-                continue
-            if last is None:
-                last = (partition, numbers)
-                continue
-            if numbers[-1] >= last[1][0]:
-                raise LogInconsistent(
-                    f"opening the log of {self.channel}: segment {last[1][0]} lies in date={last[0]}, but "
-                    f"date={partition} already reaches {numbers[-1]}",
-                    hint="two writers forked the log, or blobs were copied in: keep one of the segments of each number",
-                )
-            break
-        if last is None:
-            return None
-        partition, number = last[0], last[1][-1]
-        name = layout.segment_name(self.channel, partition, number)
-        blob = self._log.events.head(name)
-        if blob is None:
-            raise StorageUnavailable(f"reading {name}: it was listed and is gone", hint="the run tries again by itself")
-        return self._read_segment(partition, number, blob)
-
-    def _numbers(self, partition: date) -> list[int]:
-        prefix = layout.partition_prefix(self.channel, partition)
-        names = (name for name in self._log.events.names(prefix) if "/" not in name.removeprefix(prefix))
-        return sorted(number for number in map(layout.read_segment_number, names) if number)
-
-    def _read_segment(self, partition: date, number: int, blob: Blob) -> _Segment:
-        try:
-            facts = SegmentFacts.from_metadata(blob.metadata)
-        except Unreadable as error:
-            raise LogInconsistent(
-                f"opening the log of {self.channel}: {blob.name} is not ours: {error}",
-                hint="something else wrote or copied this blob without its metadata: restore it, or move it away",
-            ) from None
-        return _Segment(number, partition, facts, blob.last_modified)
-
-    def _newest_generation(self, cached: Generation | None) -> Generation | None:
-        """Return the newest generation record; with a checkpoint only a newer one is looked for."""
-        if cached is None:
-            names = self._log.state.names(layout.generations_prefix(self.channel))
-            newest = max((number for number in map(layout.read_generation_number, names) if number), default=0)
-            cached = self._read_generation(newest) if newest else None
-        while True:
-            following = self._read_generation(cached.number + 1 if cached else 1)
-            if following is None:
-                return cached
-            cached = following
-
-    def _read_generation(self, number: int) -> Generation | None:
-        name = layout.generation_name(self.channel, number)
-        blob = self._log.state.read(name)
-        try:
-            record = Generation.from_blob(blob.body, self.channel) if blob else None
-        except Unreadable as error:
-            raise LogInconsistent(
-                f"opening the log of {self.channel}: {name} cannot be read: {error}",
-                hint="restore the record from a backup or a blob version; without it the start cannot be known",
-            ) from None
-        if record and record.number != number:
-            raise LogInconsistent(
-                f"opening the log of {self.channel}: {name} is the record of generation {record.number}",
-                hint="put the generation records back under their own numbers",
-            )
-        return record
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -456,7 +269,7 @@ class ChannelLog:
             may_repeat_earlier_events=number > 1 and opening.start != TIP,
         )
         written = self._create_record(layout.generation_name(self.channel, number), record.to_blob())
-        adopted = record if written else self._read_generation(number)
+        adopted = record if written else read_generation(self._log.state, self.channel, number)
         if adopted is None:
             raise StorageUnavailable(
                 f"reading generation {number} of {self.channel}: it exists and is gone", hint=_AGAIN
@@ -653,7 +466,8 @@ class ChannelLog:
                 self._checkpoint, self._checkpoint_at = ours, now
                 return
             except BlobChanged:
-                theirs = self._read_checkpoint()
+                theirs, self._checkpoint_etag = read_checkpoint(self._log.state, self.channel, self._warn)
+                self._checkpoint = theirs
                 if theirs is not None and theirs.progress >= ours.progress:
                     return
 
@@ -675,11 +489,3 @@ class ChannelLog:
 
 
 _AGAIN = "nothing: the run derives the position again and goes on"
-
-
-@dataclass(frozen=True)
-class _Segment:
-    number: int
-    partition: date
-    facts: SegmentFacts
-    written: datetime

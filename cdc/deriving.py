@@ -1,0 +1,257 @@
+"""Finds where a channel's log ends: the log is the truth, the checkpoint a cache of its end.
+
+Only reads, and at a cost that does not grow with the log. It guesses nothing: what cannot be read, or contradicts
+itself, is an error and never a fresh start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+
+from cdc import layout
+from cdc.continuity import RETENTION, Position
+from cdc.errors import ContainerMissing, LogInconsistent, StorageUnavailable
+from cdc.layout import Checkpoint, Generation, SegmentFacts, Unreadable
+from cdc.store import Blob, Container
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a log ends, and the checkpoint as it was found (None where missing or garbled, then without its ETag)."""
+
+    position: Position
+    checkpoint: Checkpoint | None
+    checkpoint_etag: str | None
+    has_state_container: bool
+    has_events_container: bool
+
+
+@dataclass(frozen=True)
+class _Segment:
+    number: int
+    partition: date
+    facts: SegmentFacts
+    written: datetime
+
+
+def find_end(events: Container, state: Container, channel: str, *, now: datetime, warn: Warn) -> End:
+    """Return the end of a channel's log; `warn` is told of what the log has overruled.
+
+    Raises: StorageError, LogInconsistent.
+    """
+    has_state, has_events = True, True
+    checkpoint, etag, generation = None, None, None
+    try:
+        checkpoint, etag = read_checkpoint(state, channel, warn)
+        generation = _newest_generation(state, channel, checkpoint.generation if checkpoint else None)
+    except ContainerMissing:
+        has_state = False
+    segment = None
+    try:
+        segment = _Reader(events, channel, now, warn).last(checkpoint)
+    except ContainerMissing:
+        has_events = False
+        if checkpoint is not None or generation is not None:
+            raise LogInconsistent(
+                f"opening the log of {channel}: container {events.name} is missing, but {state.name} holds its state",
+                hint="check CDC_STORAGE and CDC_EVENTS_CONTAINER; if the log is really gone, move the channel's state "
+                "away and capture starts anew",
+            ) from None
+    if segment is None and checkpoint is None and generation is not None:
+        raise LogInconsistent(
+            f"opening the log of {channel}: generation {generation.number} has a record, but there is neither a "
+            "checkpoint nor a segment",
+            hint="restore the missing blobs, or move the channel's generation records away to start anew",
+        )
+    return End(_position(channel, checkpoint, segment, generation, warn), checkpoint, etag, has_state, has_events)
+
+
+def _position(
+    channel: str, checkpoint: Checkpoint | None, segment: _Segment | None, generation: Generation | None, warn: Warn
+) -> Position:
+    position = Position(generation=generation)
+    if segment is not None:
+        facts = segment.facts
+        if generation is None or facts.generation > generation.number:
+            warn(f"generation {facts.generation} of {channel} has no record; its segments stand for it")
+            generation = _implied_generation(channel, segment)
+        position = Position(
+            segment=segment.number,
+            partition=segment.partition,
+            replay_id=facts.last_replay_id if facts.generation == generation.number else None,
+            last_replay_id=facts.last_replay_id or None,
+            last_time=facts.last_time,
+            generation=generation,
+        )
+    if checkpoint and checkpoint.segment == position.segment and checkpoint.generation == generation:
+        return replace(position, skipped_to=checkpoint.skipped_to, quiet_to=checkpoint.quiet_to)
+    return position
+
+
+def _implied_generation(channel: str, segment: _Segment) -> Generation:
+    facts = segment.facts
+    return Generation(
+        channel=channel,
+        number=facts.generation,
+        cause="record-missing",
+        start=facts.first_replay_id,
+        t0=facts.first_time or segment.written,
+        after_segment=segment.number,
+        partition=segment.partition,
+        org_id=facts.org_id,
+        user_id="",
+        run_id=facts.run_id,
+    )
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(state: Container, channel: str, warn: Warn) -> tuple[Checkpoint | None, str | None]:
+    """Return the checkpoint and its blob's ETag; no checkpoint where it is missing or garbled: then the log decides.
+
+    Raises: StorageError.
+    """
+    blob = state.read(layout.checkpoint_name(channel))
+    if blob is None:
+        return None, None
+    try:
+        return Checkpoint.from_blob(blob.body, channel), blob.etag
+    except Unreadable as error:
+        warn(f"the checkpoint of {channel} cannot be read ({error}); the log decides")
+        return None, blob.etag
+
+
+def read_generation(state: Container, channel: str, number: int) -> Generation | None:
+    """Return a generation's record, None where there is none.
+
+    Raises: LogInconsistent where it cannot be read: without it a start cannot be known. StorageError.
+    """
+    name = layout.generation_name(channel, number)
+    blob = state.read(name)
+    try:
+        record = Generation.from_blob(blob.body, channel) if blob else None
+    except Unreadable as error:
+        raise LogInconsistent(
+            f"opening the log of {channel}: {name} cannot be read: {error}",
+            hint="restore the record from a backup or a blob version; without it the start cannot be known",
+        ) from None
+    if record and record.number != number:
+        raise LogInconsistent(
+            f"opening the log of {channel}: {name} is the record of generation {record.number}",
+            hint="put the generation records back under their own numbers",
+        )
+    return record
+
+
+def _newest_generation(state: Container, channel: str, cached: Generation | None) -> Generation | None:
+    """Return the newest generation record; with a checkpoint only a newer one is looked for."""
+    if cached is None:
+        names = state.names(layout.generations_prefix(channel))
+        newest = max((number for number in map(layout.read_generation_number, names) if number), default=0)
+        cached = read_generation(state, channel, newest) if newest else None
+    while True:
+        following = read_generation(state, channel, cached.number + 1 if cached else 1)
+        if following is None:
+            return cached
+        cached = following
+
+
+# --- segments --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Looks at one channel's segments. Raises: StorageError, LogInconsistent."""
+
+    events: Container
+    channel: str
+    now: datetime
+    warn: Warn
+
+    def last(self, checkpoint: Checkpoint | None) -> _Segment | None:
+        """Return the last segment: by the checkpoint where the log agrees with it, else by the log."""
+        partitions = self._partitions()
+        if checkpoint is None or checkpoint.partition is None:
+            return self._last_of(partitions)
+        name = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment)
+        blob = self.events.head(name)
+        if blob is None:
+            if self.now - checkpoint.written >= RETENTION:
+                return self._expired(checkpoint, partitions)
+            self.warn(f"the checkpoint of {self.channel} is ahead: {name} is missing; the log decides")
+            return self._last_of(partitions)
+        following = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment + 1)
+        if any(partition > checkpoint.partition for partition in partitions) or self.events.head(following):
+            return self._last_of(partitions)
+        segment = self._segment(checkpoint.partition, checkpoint.segment, blob)
+        if checkpoint.replay_id not in (None, segment.facts.last_replay_id):
+            self.warn(f"the checkpoint of {self.channel} contradicts {name}; the log decides")
+        return segment
+
+    def _expired(self, checkpoint: Checkpoint, partitions: list[date]) -> _Segment | None:
+        """A lifecycle rule has taken the segment: nothing was written since, and the checkpoint stands."""
+        newer = self._last_of(partitions)
+        generation, replay_id = checkpoint.generation, checkpoint.replay_id
+        if (newer and newer.number > checkpoint.segment) or generation is None or checkpoint.partition is None:
+            return newer
+        facts = SegmentFacts(
+            first_replay_id=replay_id or "",
+            last_replay_id=replay_id or "",
+            count=1,
+            first_time=checkpoint.last_time,
+            last_time=checkpoint.last_time,
+            # Nothing landed in the newest generation: then the lost segment was an earlier one's.
+            generation=generation.number if replay_id else generation.number - 1,
+            run_id=checkpoint.run_id,
+            org_id=checkpoint.org_id,
+            sha256="",
+        )
+        return _Segment(checkpoint.segment, checkpoint.partition, facts, checkpoint.written)
+
+    def _partitions(self) -> list[date]:
+        """Return the dates of the partitions, sorted; foreign folders do not count."""
+        folders = self.events.folders(layout.segments_prefix(self.channel))
+        return sorted(day for day in map(layout.read_partition, folders) if day)
+
+    def _last_of(self, partitions: list[date]) -> _Segment | None:
+        """Find the last segment in the last partition that has one; the partition before it must end earlier."""
+        found: list[tuple[date, list[int]]] = []
+        for partition in reversed(partitions):
+            numbers = self._numbers(partition)
+            found += [(partition, numbers)] if numbers else []
+            if len(found) == 2:
+                break
+        if not found:
+            return None
+        last, numbers = found[0]
+        if len(found) == 2 and found[1][1][-1] >= numbers[0]:
+            raise LogInconsistent(
+                f"opening the log of {self.channel}: segment {numbers[0]} lies in date={last}, but "
+                f"date={found[1][0]} already reaches {found[1][1][-1]}",
+                hint="two writers forked the log, or blobs were copied in: keep one of the segments of each number",
+            )
+        name = layout.segment_name(self.channel, last, numbers[-1])
+        blob = self.events.head(name)
+        if blob is None:
+            raise StorageUnavailable(f"reading {name}: it was listed and is gone", hint="the run tries again by itself")
+        return self._segment(last, numbers[-1], blob)
+
+    def _numbers(self, partition: date) -> list[int]:
+        prefix = layout.partition_prefix(self.channel, partition)
+        names = (name for name in self.events.names(prefix) if "/" not in name.removeprefix(prefix))
+        return sorted(number for number in map(layout.read_segment_number, names) if number)
+
+    def _segment(self, partition: date, number: int, blob: Blob) -> _Segment:
+        try:
+            facts = SegmentFacts.from_metadata(blob.metadata)
+        except Unreadable as error:
+            raise LogInconsistent(
+                f"opening the log of {self.channel}: {blob.name} is not ours: {error}",
+                hint="something else wrote or copied this blob without its metadata: restore it, or move it away",
+            ) from None
+        return _Segment(number, partition, facts, blob.last_modified)
