@@ -70,6 +70,7 @@ class Pipeline:
         lag_s = self.report.add_landed(landed, self.now())
         self.emit(
             "channel.landed",
+            level=logging.DEBUG,  # one a segment: under live traffic many a second
             channel=landed.channel,
             segment=landed.segment,
             count=landed.count,

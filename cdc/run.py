@@ -487,6 +487,16 @@ class _Run:
         finally:
             self._ports.log.close()
             self.report.close(self._clock.now())
+        for report in self.report.channels.values():
+            self._emit(
+                "channel.finished",
+                channel=report.channel,
+                events=report.events,
+                segments=report.segments,
+                bytes=report.size_bytes,
+                replay_id=report.replay_id,
+                lag_s=report.lag_s,
+            )
         self._emit(
             "run.finished",
             level=logging.INFO if self.report.outcome == "ok" else logging.ERROR,
