@@ -138,16 +138,16 @@ async def _answer(request: web.Request, call: Call, parts: Parts) -> web.StreamR
     asked = Request(_kind(messages), request.path, tuple(str(m.get("subscription")) for m in messages))
     fault = parts.faults.before(asked)
     if fault is not None and fault.do in ("status", "html", "hang"):
-        parts.journal.close(entries, fault.status, 0, fault.do, [])
+        parts.journal.close(entries, wire.status_of(fault), 0, fault.do, [])
         return await wire.hang(request) if fault.do == "hang" else wire.refuse(fault)
     if call.token is None and parts.knobs.auth_errors == "http":
         parts.journal.close(entries, 401, 0, "", [])
         return web.Response(status=401, text="401::Authentication invalid")
-    answer = _faulty_answer(call, fault, parts) if fault else await parts.bayeux.answer(call)
+    answer = _unheeding_answer(call) if fault else await parts.bayeux.answer(call)
     fault = fault or parts.faults.after(asked, len(answer.events))
-    if fault is not None and fault.carried_out is not False:
+    if fault is not None:
         _bend(answer, fault, call, parts)
-    status = fault.status or 503 if fault and fault.do == "status" else answer.status
+    status = wire.status_of(fault) if fault and fault.do in ("status", "html") else answer.status
     parts.journal.close(entries, status, len(answer.events), fault.do if fault else "", answer.replies)
     parts.journal.counts["events"] += len(answer.events)
     return await wire.send(request, _response(answer, fault, parts), fault)
@@ -167,13 +167,12 @@ def _response(answer: Answer, fault: Fault | None, parts: Parts) -> web.Response
     return response
 
 
-def _faulty_answer(call: Call, fault: Fault, parts: Parts) -> Answer:
-    """An answer to messages that are not carried out."""
+def _unheeding_answer(call: Call) -> Answer:
+    """An answer to messages that are not carried out, as if all were well."""
     answer = Answer()
     for message in call.messages:
         kept: Json = {name: message[name] for name in ("channel", "id", "clientId", "subscription") if name in message}
         answer.replies.append({**kept, "successful": True})
-    _bend(answer, fault, call, parts)
     return answer
 
 

@@ -39,11 +39,16 @@ async def send(request: web.Request, answer: web.Response, fault: Fault | None) 
     return answer
 
 
+def status_of(fault: Fault) -> int:
+    """The HTTP status of a `status` or `html` fault; 0 for one that never answers."""
+    return fault.status or {"html": 200, "status": 503}.get(fault.do, 0)
+
+
 def refuse(fault: Fault) -> web.Response:
     """The answer of a fault that speaks HTTP and not Bayeux: `status` or `html`."""
     is_html = fault.do == "html"
     response = web.Response(
-        status=fault.status or (200 if is_html else 503),
+        status=status_of(fault) or 503,
         text=fault.body or (MAINTENANCE_PAGE if is_html else ""),
         content_type="text/html" if is_html else "text/plain",
     )

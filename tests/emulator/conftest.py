@@ -58,15 +58,14 @@ class Comet:
 
     def handshake(self) -> dict[str, Any]:
         """Handshake; the reply."""
-        reply = self.meta("handshake", version="1.0", supportedConnectionTypes=["long-polling"], ext={"replay": True})[
-            0
-        ]
+        fields: dict[str, Any] = {"version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+        (reply,) = self.meta("handshake", **fields, ext={"replay": True})
         self.client_id = reply.get("clientId", "")
         return reply
 
     def subscribe(self, channel: str = ACCOUNT, replay: Any = None) -> list[dict[str, Any]]:
         """Subscribe; the whole answer."""
-        ext = {} if replay is None else {"ext": {"replay": {channel: replay}}}
+        ext: dict[str, Any] = {} if replay is None else {"ext": {"replay": {channel: replay}}}
         return self.meta("subscribe", subscription=channel, **ext)
 
     def connect(self, **fields: Any) -> list[dict[str, Any]]:

@@ -159,6 +159,14 @@ def test_a_disconnect_can_be_pushed_with_events_before_it(org: Emulator, client:
     assert org.sessions() == []
 
 
+def test_a_pushed_disconnect_comes_once_and_without_waiting(org: Emulator, client: Comet) -> None:
+    client.open()
+    org.fault("connect", "push_disconnect")
+    pushed, answer = client.connect()
+    assert pushed == {"channel": "/meta/disconnect"}
+    assert (answer["error"], answer["advice"]["reconnect"]) == ("403::Unknown client", "none")
+
+
 def test_random_faults_come_back_the_same_for_the_same_seed(org: Emulator, client: Comet) -> None:
     def codes() -> list[int]:
         org.random_faults(0.5, seed=3, on=["handshake"], do=["status"])
