@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cdc import salesforce
+from cdc import overview, preflight, salesforce
 from cdc.continuity import Policy
 from cdc.errors import SettingsInvalid
 from cdc.events import EARLIEST, TIP
@@ -31,13 +31,14 @@ from cdc.settings import (
     timer_schedule,
 )
 from cdc.signals import Emit, log_event
-from cdc.store import BlobService, open_service
+from cdc.store import BlobService, Container, Patience, open_service
 
+_PATIENTLY, _BRIEFLY = Patience(), Patience(repetitions=1)  # briefly: where somebody waits for the answer
 _STARTS = {"tip": TIP, "earliest": EARLIEST, "stop": "stop"}
 
 
 @contextmanager
-def open_storage(settings: Settings) -> Iterator[BlobService]:
+def open_storage(settings: Settings, patience: Patience = _PATIENTLY) -> Iterator[BlobService]:
     """Yield the storage account that the settings name, and close its connections afterwards.
 
     Raises: SettingsInvalid, StorageError.
@@ -48,6 +49,7 @@ def open_storage(settings: Settings) -> Iterator[BlobService]:
         account_url=storage.account_url,
         client_id=storage.client_id,
         has_managed_identity=has_managed_identity(),
+        patience=patience,
     )
     try:
         yield service
@@ -125,6 +127,39 @@ def run_timer(group_name: str, root: Path) -> RunReport:
     return capture(settings, group_named(settings, group_name))
 
 
+def check(root: Path) -> Iterator[preflight.Finding]:
+    """Yield what the preflight finds, as it is found; writes nothing. Raises nothing foreseeable."""
+    try:
+        settings = load_settings()
+        yield from preflight.check_settings(settings, lambda: check_function_timeout(settings, root / "host.json"))
+        with open_storage(settings, _BRIEFLY) as service:
+            events, state = _containers(settings, service)
+            credentials, version = credentials_of(settings), settings.salesforce_api_version
+            doors = preflight.Doors(
+                events=events,
+                state=state,
+                log=overview.read_only(events, state, lambda: datetime.now(UTC)),
+                fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
+                open_session=lambda token: CometDSession(salesforce.Streaming(token, version)),
+            )
+            channels = [channel for group in settings.channel_groups for channel in group.channels]
+            yield from preflight.check_outside(channels, doors)
+    except SettingsInvalid as error:
+        yield from preflight.refused_settings(error)
+
+
+def status(settings: Settings) -> overview.Overview:
+    """Return where every channel stands; reads storage alone. Raises: SettingsInvalid."""
+    groups = {group.name: group.channels for group in settings.channel_groups}
+    with open_storage(settings, _BRIEFLY) as service:
+        return overview.read(groups, overview.read_only(*_containers(settings, service), lambda: datetime.now(UTC)))
+
+
+def _containers(settings: Settings, service: BlobService) -> tuple[Container, Container]:
+    """Return the events and the checkpoints container."""
+    return service.container(settings.cdc_events_container), service.container(settings.cdc_checkpoints_container)
+
+
 def quiet_foreign_logs() -> None:
     """Silence the SDK's line for every HTTP request, and urllib3's URLs, which may hold a SAS."""
     for name in ("azure", "urllib3", "msal"):
@@ -133,12 +168,14 @@ def quiet_foreign_logs() -> None:
 
 __all__ = [
     "capture",
+    "check",
     "credentials_of",
     "group_named",
     "load_settings",
     "open_storage",
     "quiet_foreign_logs",
     "run_timer",
+    "status",
     "timer_groups",
     "timer_schedule",
 ]

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from rich.text import Text
 from cdc import app as cdc_app
 from cdc import background
 from cdc.errors import CdcError, SettingsInvalid
+from cdc.overview import ChannelState, GroupState, Overview
 from cdc.report import ChannelReport, RunReport
 from cdc.settings import ChannelGroup, check_function_timeout, load_settings
 from cdc.signals import LOGGER, Emit, log_event
@@ -37,6 +39,7 @@ ROOT = Path(__file__).parent.parent  # where host.json lies, in a clone and when
 OK, FAILED, UNUSABLE, ABORTED = 0, 1, 2, 130
 REFRESH_S = 0.25
 RATE_WINDOW_S = 5.0
+RUNNING_OUT = timedelta(hours=12)  # less of the retention window than this is worth a warning
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -69,7 +72,7 @@ def cdc(
 
 
 def main() -> int:
-    """Run the command that the arguments name and return the exit code; errors are told in a line, without traceback."""
+    """Run the command that the arguments name and return the exit code; an error is a line, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -227,7 +230,8 @@ class Progress:
     """Adds up what the runs report, for the lines that a terminal shows meanwhile. Told by many threads."""
 
     def __init__(self, channels: Sequence[str], seconds: float, stop: Future[None]) -> None:
-        self._ends = time.monotonic() + seconds
+        self._began = time.monotonic()
+        self._ends = self._began + seconds
         self._stop = stop
         self._events = dict.fromkeys(channels, 0)
         self._lag_s = dict.fromkeys(channels, "")
@@ -266,12 +270,11 @@ class Progress:
             return "stopping; Ctrl-C again aborts"
         return f"capturing, {left_s:,.0f} s left" if left_s > 0 else "ending"
 
-    @staticmethod
-    def _rate(recent: deque[tuple[float, int]]) -> float:
-        since = time.monotonic() - RATE_WINDOW_S
-        while recent and recent[0][0] < since:
+    def _rate(self, recent: deque[tuple[float, int]]) -> float:
+        now = time.monotonic()
+        while recent and recent[0][0] < now - RATE_WINDOW_S:
             recent.popleft()
-        return sum(count for _, count in recent) / RATE_WINDOW_S
+        return sum(count for _, count in recent) / min(RATE_WINDOW_S, max(1.0, now - self._began))
 
 
 def watch(captures: Sequence[Future[RunReport]], watched: Progress) -> None:
@@ -320,6 +323,152 @@ def _channel_row(channel: ChannelReport) -> list[str]:
         channel.replay_id or "-",
         str(channel.generation or "-"),
     ]
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(as_json: AsJson = False) -> None:
+    """Try settings, storage and Salesforce before the first run.
+
+    One line for each thing tried: ✓ as it must be, ! worth a look, ✗ wrong, with what to do, - not tried. Nothing is
+    written, neither to storage nor to Salesforce; every channel is subscribed for a moment, and what it sends is
+    dropped.
+
+    \b
+    Examples:
+      python -m cdc check
+      python -m cdc check --json | jq '.findings[] | select(.verdict == "failed")'
+
+    \b
+    Exit code:
+      0  nothing is wrong
+      1  storage or Salesforce must be mended
+      2  settings must be corrected
+    """
+    findings = []
+    for finding in cdc_app.check(ROOT):
+        findings.append(finding)
+        if not as_json:
+            show_note(data, *_MARKS[finding.verdict], f"{finding.subject}: {finding.text}", finding.next_step)
+    failed = [finding.subject for finding in findings if finding.verdict == "failed"]
+    outcome = "failed" if failed else "ok"
+    if as_json:
+        show_json({"outcome": outcome, "findings": [finding.to_json() for finding in findings]})
+    else:
+        count = f"{len(failed)} to mend" if failed else "python -m cdc run can start"
+        data.print(Text.assemble((outcome, _COLOURS[outcome]), f" · {count}"), soft_wrap=True)
+    raise typer.Exit(UNUSABLE if "settings" in failed else FAILED if failed else OK)
+
+
+_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red"), "skipped": ("-", "dim")}
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show where every channel stands.
+
+    Position, age and lag of the last landed event, how long capture may pause before Salesforce drops what was not
+    fetched (72 hours after the event; 24 for platform events), gaps, and each group's last run. Reads storage alone,
+    and writes nothing.
+
+    \b
+    Examples:
+      python -m cdc status
+      python -m cdc status --json | jq '.groups[].channels | map_values(.retentionLeftHours)'
+
+    \b
+    Exit code:
+      0  everything could be read
+      1  storage, or the log of a channel, could not
+      2  bad settings or usage
+    """
+    seen = cdc_app.status(load_settings())
+    if as_json:
+        show_json(seen.to_json())
+    else:
+        show_overview(seen)
+    raise typer.Exit(FAILED if seen.errors else OK)
+
+
+def show_overview(seen: Overview) -> None:
+    """Show each group's last run and channels, then what needs attention."""
+    for group in seen.groups:
+        data.print(_last_run(group, seen.now), soft_wrap=True)
+        show_table(
+            ["channel", "segment", "replay id", "generation", "last event (UTC)", "age", "lag", "left", "gaps"],
+            [_state_row(state, seen.now) for state in group.channels],
+            right=(1, 2, 3, 5, 6, 7, 8),
+        )
+    for group in seen.groups:
+        for text in group.last_run.errors if group.last_run else ():
+            show_note(data, "!", "yellow", f"last run of {group.name}: {text}")
+        for state in group.channels:
+            _show_attention(state, seen.now)
+    for warning in seen.warnings:
+        show_note(data, "!", "yellow", warning)
+    for error in seen.errors:
+        show_note(data, "✗", "red", str(error), error.hint)
+
+
+def _last_run(group: GroupState, now: datetime) -> Text:
+    run = group.last_run
+    if run is None:
+        return Text.assemble((group.name, "bold"), ": no run on record")
+    ago = duration(max(0.0, (now - run.finished).total_seconds()))
+    return Text.assemble(
+        (group.name, "bold"), ": last run ", (run.outcome, _COLOURS.get(run.outcome, "")), f", {ago} ago ({run.run_id})"
+    )
+
+
+def _state_row(state: ChannelState, now: datetime) -> list[str]:
+    position, left = state.position, state.retention_left(now)
+    if state.error is not None:
+        return [state.channel, *["?"] * 8]
+    return [
+        state.channel,
+        str(position.segment or "-"),
+        position.replay_id or "-",
+        str(position.generation.number) if position.generation else "-",
+        f"{position.last_time:%Y-%m-%d %H:%M:%S}" if position.last_time else "nothing landed yet",
+        duration((now - position.last_time).total_seconds() if position.last_time else None),
+        duration(state.lag.total_seconds() if state.lag is not None else None),
+        f"{max(0.0, left.total_seconds()) / 3600:.1f} h" if left is not None else "-",
+        str(len(state.gaps)),
+    ]
+
+
+def _show_attention(state: ChannelState, now: datetime) -> None:
+    """Show what an operator should know of a channel: warnings, the end of the retention window, gaps."""
+    for warning in state.warnings:
+        show_note(data, "!", "yellow", warning)
+    left = state.retention_left(now)
+    if left is not None and left < RUNNING_OUT:
+        hours = state.retention.total_seconds() / 3600
+        show_note(
+            data,
+            "!",
+            "yellow",
+            f"{state.channel}: last captured {state.captured_to:%Y-%m-%d %H:%M} UTC, and Salesforce keeps events for "
+            f"{hours:.0f} h",
+            "see why runs fail or do not start, and capture now: python -m cdc run",
+        )
+    for gap in state.gaps:
+        since = f"{gap.since:%Y-%m-%d %H:%M}" if gap.since else "an unknown time"
+        until = f"{gap.until or gap.detected:%Y-%m-%d %H:%M}"
+        show_note(
+            data,
+            "!",
+            "yellow",
+            f"{state.channel}: events between {since} and {until} UTC may be missing ({gap.cause}, generation "
+            f"{gap.number})",
+            "reconcile the records changed in that interval; the gap record stands below gaps/ in the checkpoints "
+            "container",
+        )
 
 
 # --- how things look -------------------------------------------------------------------------------------------------

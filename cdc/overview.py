@@ -1,0 +1,287 @@
+"""Reads where every channel stands: its position, its age, what is left of the retention window, gaps, the last run.
+
+It reads storage alone and never writes: what it is given is wrapped so that nothing can be created, not even a
+container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from cdc import background, layout
+from cdc.continuity import RETENTION, RETENTION_PLATFORM_EVENT, Position
+from cdc.errors import CdcError, ContainerMissing, StorageError
+from cdc.landing import ChannelLog, StorageLog
+from cdc.layout import Gap, RunRecord, Unreadable, spell_time
+from cdc.store import NO_METADATA, Blob, Container
+
+T = TypeVar("T")
+
+CHANNELS_AT_ONCE = 8
+CAUGHT_UP = timedelta(minutes=2)  # a clean poll so long after the last landing has found nothing more to land
+
+
+class ReadOnly:
+    """A container that is only looked at. Nothing is created in it, nor is it itself.
+
+    With `is_missing_empty` a container that does not exist reads as what it would be at first: empty.
+    """
+
+    def __init__(self, container: Container, *, is_missing_empty: bool) -> None:
+        self._container = container
+        self._is_missing_empty = is_missing_empty
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return self._container.name
+
+    def ensure(self) -> bool:
+        """Leave it missing."""
+        return False
+
+    def read(self, name: str) -> Blob | None:
+        """Return the blob with its content."""
+        return self._or_empty(lambda: self._container.read(name), None)
+
+    def head(self, name: str) -> Blob | None:
+        """Return the blob without its content."""
+        return self._or_empty(lambda: self._container.head(name), None)
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names under the prefix."""
+        return self._or_empty(lambda: self._container.names(prefix), [])
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the folders under the prefix."""
+        return self._or_empty(lambda: self._container.folders(prefix), [])
+
+    def create(self, name: str, body: bytes, *, metadata: Mapping[str, str] = NO_METADATA, content_type: str) -> None:
+        """Refuse."""
+        raise AssertionError(f"creating {name} in a container that is only read")
+
+    def replace(self, name: str, body: bytes, *, etag: str | None, content_type: str) -> str:
+        """Refuse."""
+        raise AssertionError(f"replacing {name} in a container that is only read")
+
+    def probe_write(self) -> None:
+        """Refuse."""
+        raise AssertionError("trying to write to a container that is only read")
+
+    def _or_empty(self, read: Callable[[], T], empty: T) -> T:
+        try:
+            return read()
+        except ContainerMissing:
+            if self._is_missing_empty:
+                return empty
+            raise
+
+
+def read_only(events: Container, state: Container, now: Callable[[], datetime]) -> StorageLog:
+    """Return the log for looking at. A missing events container stays an error where the state says there was one."""
+    return StorageLog(
+        ReadOnly(events, is_missing_empty=False), ReadOnly(state, is_missing_empty=True), run_id="", now=now
+    )
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """Where one channel stands; with an `error` nothing else of it is known."""
+
+    channel: str
+    position: Position = field(default_factory=Position)
+    landed: datetime | None = None  # when storage took the last segment
+    polled: datetime | None = None  # the newest clean poll
+    gaps: tuple[Gap, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: CdcError | None = None
+
+    @property
+    def retention(self) -> timedelta:
+        """How long Salesforce surely keeps this channel's events."""
+        return RETENTION_PLATFORM_EVENT if self.channel.startswith("/event/") else RETENTION
+
+    @property
+    def lag(self) -> timedelta | None:
+        """Commit to landed, of the last landed event."""
+        if self.landed is None or self.position.last_time is None:
+            return None
+        return max(self.landed - self.position.last_time, timedelta(0))
+
+    @property
+    def captured_to(self) -> datetime | None:
+        """The time up to which nothing is left to fetch.
+
+        That of the last landed event; or, where a clean poll came after it and found nothing more, that of the poll.
+        """
+        position = self.position
+        last = position.last_time or (position.generation.t0 if position.generation else None)
+        if self.polled is None:
+            return last
+        is_caught_up = self.landed is None or self.polled - self.landed > CAUGHT_UP
+        is_caught_up |= self.lag is not None and self.lag < CAUGHT_UP
+        return max(self.polled, last or self.polled) if is_caught_up else last
+
+    def retention_left(self, now: datetime) -> timedelta | None:
+        """How long capture may pause before Salesforce drops an event that was not fetched; negative: it may have."""
+        return self.retention - (now - self.captured_to) if self.captured_to else None
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """One group's channels and its last run, None where there was none or its record cannot be read."""
+
+    name: str
+    last_run: RunRecord | None
+    channels: tuple[ChannelState, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All groups as storage shows them at `now`; with an `error` storage could not be read at all."""
+
+    now: datetime
+    groups: tuple[GroupState, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: CdcError | None = None
+
+    @property
+    def errors(self) -> list[CdcError]:
+        """All that could not be read."""
+        mine = [self.error] if self.error else []
+        return mine + [each.error for group in self.groups for each in group.channels if each.error]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `status --json` prints."""
+        return {
+            "time": spell_time(self.now),
+            "groups": {
+                group.name: {
+                    "lastRun": _run_json(group.last_run),
+                    "channels": {each.channel: _channel_json(each, self.now) for each in group.channels},
+                }
+                for group in self.groups
+            },
+            "warnings": list(self.warnings),
+            "errors": [{"message": str(error), "hint": error.hint} for error in self.errors],
+        }
+
+
+def read(groups: Mapping[str, Sequence[str]], log: StorageLog) -> Overview:
+    """Return where the channels of the groups (name -> channels) stand. Raises nothing foreseeable."""
+    now, warnings = log.now(), list[str]()
+    try:
+        runs = _runs(log, warnings)
+    except StorageError as error:
+        return Overview(now, error=error)
+    polls = _newest_polls(runs.values())
+    calls = [
+        background.bind(_channel, log, channel, polls.get(channel)) for names in groups.values() for channel in names
+    ]
+    states = iter([each.result() for each in background.start_each("overview", calls, at_once=CHANNELS_AT_ONCE)])
+    found = tuple(
+        GroupState(name, runs.get(name), tuple(next(states) for _ in channels)) for name, channels in groups.items()
+    )
+    return Overview(now, found, tuple(warnings))
+
+
+def _runs(log: StorageLog, warnings: list[str]) -> dict[str, RunRecord]:
+    runs = {}
+    for name in log.state.names(layout.RUNS_PREFIX):
+        blob = log.state.read(name)
+        try:
+            if blob:
+                record = RunRecord.from_blob(blob.body)
+                runs[record.group] = record
+        except Unreadable as error:
+            warnings.append(f"{name} cannot be read ({error}); what that run did is unknown")
+    return runs
+
+
+def _newest_polls(runs: Iterable[RunRecord]) -> dict[str, datetime]:
+    newest: dict[str, datetime] = {}
+    for run in runs:
+        for channel, polled in run.clean_polls.items():
+            newest[channel] = max(polled, newest.get(channel, polled))
+    return newest
+
+
+def _channel(log: StorageLog, channel: str, polled: datetime | None) -> ChannelState:
+    warnings: list[str] = []
+    reader = ChannelLog(log, channel, warnings.append)
+    try:
+        reader.derive()
+        position = reader.position
+        return ChannelState(
+            channel,
+            position,
+            _landed(log, channel, position),
+            polled,
+            tuple(_gaps(log, channel, warnings)),
+            tuple(warnings),
+        )
+    except CdcError as error:
+        return ChannelState(channel, error=error)
+
+
+def _landed(log: StorageLog, channel: str, position: Position) -> datetime | None:
+    if position.partition is None:
+        return None
+    segment = log.events.head(layout.segment_name(channel, position.partition, position.segment))
+    return segment.last_modified if segment else None
+
+
+def _gaps(log: StorageLog, channel: str, warnings: list[str]) -> Iterable[Gap]:
+    for name in log.state.names(layout.gaps_prefix(channel)):
+        blob = log.state.read(name)
+        try:
+            if blob:
+                yield Gap.from_blob(blob.body, channel)
+        except Unreadable as error:
+            warnings.append(f"{name} cannot be read ({error}); what that gap says is unknown")
+
+
+def _run_json(run: RunRecord | None) -> dict[str, Any] | None:
+    if run is None:
+        return None
+    return {
+        "runId": run.run_id,
+        "outcome": run.outcome,
+        "started": spell_time(run.started),
+        "finished": spell_time(run.finished),
+        "errors": list(run.errors),
+    }
+
+
+def _channel_json(state: ChannelState, now: datetime) -> dict[str, Any]:
+    position, left = state.position, state.retention_left(now)
+    return {
+        "segment": position.segment,
+        "replayId": position.replay_id,
+        "generation": position.generation.number if position.generation else None,
+        "lastEvent": spell_time(position.last_time) or None,
+        "age": _seconds(now - position.last_time if position.last_time else None),
+        "lag": _seconds(state.lag),
+        "lastCleanPoll": spell_time(state.polled) or None,
+        "retentionLeftHours": round(left.total_seconds() / 3600, 2) if left is not None else None,
+        "gaps": [_gap_json(gap) for gap in state.gaps],
+        "warnings": list(state.warnings),
+        "error": {"message": str(state.error), "hint": state.error.hint} if state.error else None,
+    }
+
+
+def _seconds(time: timedelta | None) -> float | None:
+    return round(time.total_seconds(), 3) if time is not None else None
+
+
+def _gap_json(gap: Gap) -> dict[str, Any]:
+    return {
+        "generation": gap.number,
+        "cause": gap.cause,
+        "since": spell_time(gap.since) or None,
+        "until": spell_time(gap.until) or None,
+        "record": layout.gap_name(gap.channel, gap.number),
+    }
