@@ -528,7 +528,7 @@ class _Run:
 
 
 _STORAGE_HANGS = "check that Blob Storage can be reached from here: firewall, private endpoint, DNS, CDC_STORAGE"
-_AGAIN = "nothing: the run opens a new session from the last landed event"
+_AGAIN = "capture goes on in a new session, from the last landed event"
 _HANGING = RequestLost("connect: no complete answer in time", hint=_AGAIN)
 
 

@@ -14,14 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
 import requests
 from requests.adapters import HTTPAdapter
-from requests.cookies import RequestsCookieJar
 
 from cdc.errors import (
     AnswerTooLarge,
@@ -108,17 +106,22 @@ class _Session(requests.Session):
         super().__init__()
         loopback = is_loopback(url)
         self.auth = _Bearer(access_token)
+        self._is_plain = loopback and urlsplit(url).scheme == "http"
         self.trust_env = not loopback  # proxies of the environment are honoured, but not for loopback
-        # Browsers send Secure cookies to http loopback hosts too; a real org is https.
-        protocols = ("https", "wss", "http") if loopback else ("https", "wss")
-        self.cookies = RequestsCookieJar(policy=DefaultCookiePolicy(secure_protocols=protocols))
-        if loopback and urlsplit(url).scheme == "http":
+        if self._is_plain:
             self.mount("https://", _LoopbackAdapter(max_retries=0))
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         kwargs["allow_redirects"] = False
         kwargs.setdefault("timeout", (CONNECT_TIMEOUT_S, REST_TIMEOUT_S))
         return super().request(method, url, *args, **kwargs)
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        response = super().send(request, **kwargs)
+        if self._is_plain:  # as browsers do: on http loopback a Secure cookie is sent back too; a real org is https
+            for cookie in self.cookies:
+                cookie.secure = False
+        return response
 
 
 def is_loopback(url: str) -> bool:

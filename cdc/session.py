@@ -156,7 +156,7 @@ class CometDSession:
         return Answer(answer.deliveries, answer.strays, failure, answer.server_time)
 
 
-_AGAIN = "nothing: the run opens a new session from the last landed event"
+_AGAIN = "capture goes on in a new session, from the last landed event; if it lasts, see status.salesforce.com"
 
 
 def _unreadable(what: str, http: HttpAnswer, cause: str) -> SalesforceError:
