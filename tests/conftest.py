@@ -1,4 +1,4 @@
-"""Fixtures of all end-to-end tests: one Azurite per worker, an emulated org per test, containers of its own per test."""
+"""Fixtures of all end-to-end tests: one Azurite per worker; an emulated org and containers of its own per test."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def wait_until(condition: Callable[[], Any], *, at_most_s: float = 10) -> None:
 
 
 def assert_sessions_clean(site: Site) -> None:
-    """No session goes on after a request without a complete answer, and each handshake comes with a fresh cookie jar."""
+    """No session goes on after a request without a complete answer; each handshake comes with a fresh cookie jar."""
     lost: set[str] = set()
     for entry in site.asked():
         if entry["channel"] == "/meta/handshake":
