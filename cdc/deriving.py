@@ -44,28 +44,33 @@ def find_end(events: Container, state: Container, channel: str, *, now: datetime
     Raises: StorageError, LogInconsistent.
     """
     has_state, has_events = True, True
-    checkpoint, etag, generation = None, None, None
+    checkpoint, etag, segment = None, None, None
     try:
         checkpoint, etag = read_checkpoint(state, channel, warn)
-        generation = _newest_generation(state, channel, checkpoint.generation if checkpoint else None)
     except ContainerMissing:
         has_state = False
-    segment = None
     try:
         segment = _Reader(events, channel, now, warn).last(checkpoint)
     except ContainerMissing:
         has_events = False
-        if checkpoint is not None or generation is not None:
-            raise LogInconsistent(
-                f"opening the log of {channel}: container {events.name} is missing, but {state.name} holds its state",
-                hint="check CDC_STORAGE and CDC_EVENTS_CONTAINER; if the log is really gone, move the channel's state "
-                "away and capture starts anew",
-            ) from None
-    if segment is None and checkpoint is None and generation is not None:
+    # Read last: whoever landed that segment had written its generation's record before.
+    generation = (
+        _newest_generation(state, channel, checkpoint.generation if checkpoint else None) if has_state else None
+    )
+    if checkpoint is None and segment is None and generation is not None:
+        # The checkpoint stands before the first record: if there is one now, another run has just begun the log.
+        if read_checkpoint(state, channel, warn)[0] is not None:
+            return find_end(events, state, channel, now=now, warn=warn)
         raise LogInconsistent(
             f"opening the log of {channel}: generation {generation.number} has a record, but there is neither a "
             "checkpoint nor a segment",
             hint="restore the missing blobs, or move the channel's generation records away to start anew",
+        )
+    if checkpoint is not None and not has_events:
+        raise LogInconsistent(
+            f"opening the log of {channel}: container {events.name} is missing, but {state.name} holds its state",
+            hint="check CDC_STORAGE and CDC_EVENTS_CONTAINER; if the log is really gone, move the channel's state "
+            "away and capture starts anew",
         )
     return End(_position(channel, checkpoint, segment, generation, warn), checkpoint, etag, has_state, has_events)
 

@@ -73,21 +73,29 @@ class StorageLog:
     def create_events_container(self) -> None:
         """Create the missing events container, unless the checkpoints container says that there was one.
 
-        Raises: LogInconsistent, StorageError.
+        Raises: LogInconsistent, StorageError, RunClosed.
         """
         with self._creating:
-            try:
-                self.events.folders("quarantine/")
+            if self._has_events_container():
                 return  # another channel or run has just created it
-            except ContainerMissing:
-                pass
-            if any(self.state.folders(prefix) for prefix in ("generations/", "data/", "event/")):
+            has_state = self.state.folders("generations/") or self.state.names("data/") or self.state.names("event/")
+            if has_state:
+                if self._has_events_container():
+                    return  # another run has just created it, and state after it
                 raise LogInconsistent(
                     f"opening the log: container {self.events.name} is missing, but {self.state.name} holds its state",
                     hint=f"check CDC_STORAGE and CDC_EVENTS_CONTAINER; if the log is really gone, move the blobs of "
                     f"{self.state.name} away and capture starts anew",
                 )
+            self.check_open()
             self.events.ensure()
+
+    def _has_events_container(self) -> bool:
+        try:
+            self.events.folders("quarantine/")
+        except ContainerMissing:
+            return False
+        return True
 
     def keep(self, stray: Stray) -> bool:
         """Put a message that cannot be placed into quarantine, whole; True if it was not there yet.
@@ -207,6 +215,7 @@ class ChannelLog:
         self._forget()
         end = find_end(self._log.events, self._log.state, self.channel, now=self._log.now(), warn=self._warn)
         if not end.has_state_container:
+            self._log.check_open()
             self._log.state.ensure()
         if not end.has_events_container:
             self._log.create_events_container()
