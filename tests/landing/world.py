@@ -1,0 +1,478 @@
+"""A model of everything around one channel's log: an org that publishes, purges and replays, and runs that capture.
+
+The org and the log's reader know nothing of cdc's bookkeeping: an event is known by its place in the org's list, and
+what must lie in the log follows from that list alone. Each writer does what `run` does, one step at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cdc import layout
+from cdc.continuity import TIP_MARGIN, Opening, Policy, Start, choose_start
+from cdc.errors import CdcError, ContinuityStopped, Fenced, LatePut, LogInconsistent, StorageError
+from cdc.events import EARLIEST, TIP, Delivery, read_message
+from cdc.landing import ChannelLog, StorageLog
+from cdc.memory_store import MemoryContainer
+from tests.faulty_store import Call, Fault, FaultyContainer, Killed, Script
+
+CHANNEL = "/data/AccountChangeEvent"
+FOLDER = "data/AccountChangeEvent/"
+CHECKPOINT = "data/AccountChangeEvent.json"
+ORG_ID = "00D000000000001AAA"
+RETAINED = timedelta(hours=72)
+SEGMENT = re.compile(r"^data/AccountChangeEvent/date=(\d{4}-\d\d-\d\d)/(\d{12})\.jsonl$")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One published event; `place` is its index in the org's list."""
+
+    place: int
+    replay_id: str
+    published: datetime
+    raw: bytes
+
+    def deliver(self) -> Delivery:
+        """Return it as the client reads it off the wire."""
+        delivery = read_message(self.raw)
+        assert isinstance(delivery, Delivery)
+        return delivery
+
+
+@dataclass
+class Org:
+    """Publishes to one channel, keeps what is younger than 72 hours, replays from -1, -2 or an id, exclusive."""
+
+    now: datetime
+    events: list[Event] = field(default_factory=list)
+    floor: int = 0
+    can_be_asked: bool = True
+
+    @property
+    def count(self) -> int:
+        return len(self.events)
+
+    def publish(self, *, late: timedelta | None = timedelta(0)) -> None:
+        """Publish an event whose commit lies `late` before now; None: an event without a time."""
+        place, replay_id = self.count, str(9_007_199_254_740_993 + 7 * self.count)
+        header = {} if late is None else {"ChangeEventHeader": {"commitTimestamp": _ms(self.now - late)}}
+        data = {"event": {"replayId": int(replay_id)}, "payload": {**header, "place": place}}
+        raw = json.dumps({"data": data, "channel": CHANNEL}).encode()
+        self.events.append(Event(place, replay_id, self.now, raw))
+
+    def purge(self) -> None:
+        """Forget what is older than the retention window."""
+        while self.floor < self.count and self.events[self.floor].published < self.now - RETAINED:
+            self.floor += 1
+
+    def seek(self, replay_id: str) -> int | None:
+        """Return the place of the first event that a subscribe delivers; None: the replay id is refused."""
+        if replay_id == TIP:
+            return self.count
+        if replay_id == EARLIEST:
+            return self.floor
+        known = [event.place for event in self.events[self.floor :] if event.replay_id == replay_id]
+        return known[0] + 1 if known else None
+
+
+@dataclass(eq=False)
+class Writer:
+    """One run over the channel: its containers with their faults, its log, and what its session has delivered."""
+
+    run_id: str
+    script: Script
+    storage: StorageLog
+    log: ChannelLog
+    policy: Policy
+    t0: datetime | None = None
+    start: Start | None = None  # chosen, not yet subscribed
+    began: int = 0  # where this session's deliveries began
+    cursor: int | None = None  # the next place that the server delivers; None: no subscription
+    refusals: int = 0
+    is_unproven: bool = False
+    proving: Start | None = None
+    clean_poll: datetime | None = None
+    is_over: bool = False  # killed, fenced, stopped or ended
+    errors: list[CdcError] = field(default_factory=list)
+
+    def lose_session(self) -> None:
+        """The session ends; the position stays as it is known."""
+        self.start = self.cursor = self.proving = None
+
+
+@dataclass(frozen=True)
+class Twist:
+    """What happens at the nth storage call of a step: a fault, or another writer's step, in full, before the call."""
+
+    nth: int
+    fault: Fault | None = None
+    intrusion: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Landed:
+    """One segment as a reader sees it."""
+
+    number: int
+    partition: str
+    metadata: dict[str, str]
+    places: list[int]
+
+
+class World:
+    """The org, the two containers, the writers, and what must hold between them."""
+
+    def __init__(self, *, policy: Policy | None = None, now: str = "2026-11-23T23:50:00+00:00") -> None:
+        self.policy = policy or Policy()
+        self.org = Org(datetime.fromisoformat(now).astimezone(UTC))
+        self.events = MemoryContainer("cdc-events", clock=lambda: self.org.now)
+        self.state = MemoryContainer("cdc-checkpoints", clock=lambda: self.org.now)
+        self.writers: list[Writer] = []
+        self.warnings: list[str] = []
+        self.is_checkpoint_forged = False
+        self._handshakes: dict[datetime, int] = {}
+        self._tips: dict[int, int] = {}
+        self._read: dict[str, tuple[str, Landed]] = {}
+
+    # --- what writers do ---------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> list[Writer]:
+        return [writer for writer in self.writers if not writer.is_over]
+
+    def open(self, run_id: str | None = None, policy: Policy | None = None) -> Writer:
+        """Start a run."""
+        script, run_id = Script(), run_id or f"run-{len(self.writers) + 1}"
+        storage = StorageLog(
+            FaultyContainer(self.events, script),
+            FaultyContainer(self.state, script),
+            run_id=run_id,
+            now=lambda: self.org.now,
+        )
+        log = ChannelLog(storage, CHANNEL, self.warnings.append)
+        writer = Writer(run_id, script, storage, log, policy or self.policy)
+        self.writers.append(writer)
+        return writer
+
+    def step(self, writer: Writer, deed: Callable[[], None], twist: Twist | None = None) -> bool:
+        """Do one thing as a run does, with its ways out; True where nothing went wrong."""
+        if writer.is_over:
+            return False
+        writer.script.decide = _decide(twist) if twist else lambda call: None
+        try:
+            deed()
+        except Killed:
+            writer.is_over = True
+        except (Fenced, ContinuityStopped) as error:
+            writer.errors.append(error)
+            writer.is_over = True
+            writer.storage.close()
+        except (LatePut, StorageError) as error:
+            writer.errors.append(error)
+            writer.lose_session()
+        else:
+            return True
+        finally:
+            writer.script.decide = lambda call: None
+        return False
+
+    def prepare(self, writer: Writer, twist: Twist | None = None) -> bool:
+        """Derive where needed, shake hands, choose the start and write what must be written before the subscribe."""
+        return self.step(writer, lambda: self._prepare(writer), twist)
+
+    def _prepare(self, writer: Writer) -> None:
+        writer.lose_session()
+        log = writer.log
+        if not log.is_known:
+            log.derive()
+        log.check_org(ORG_ID)
+        t0 = writer.t0 = self._shake_hands()
+        for _ in range(3):
+            chosen: Start | Opening = choose_start(
+                CHANNEL,
+                log.position,
+                now=t0,
+                is_refused=writer.refusals >= 2,
+                is_unproven=writer.is_unproven,
+                policy=writer.policy,
+                last_clean_poll=lambda: self._last_clean_poll(writer),
+            )
+            if isinstance(chosen, Opening):
+                only_start, _ = log.open_generation(chosen, t0=t0, user_id="005000000000001AAA")
+                writer.refusals, writer.is_unproven = 0, False
+                chosen = only_start or chosen
+            if isinstance(chosen, Start):
+                log.begin(chosen)
+                writer.start, writer.proving = chosen, chosen if chosen.prove_since else None
+                return
+        raise AssertionError("no start found")
+
+    def _shake_hands(self) -> datetime:
+        self.org.now += timedelta(seconds=1)  # so that no two handshakes have the same time
+        self._handshakes[self.org.now] = self.org.count
+        return self.org.now
+
+    def _last_clean_poll(self, writer: Writer) -> datetime | None:
+        polls = [writer.storage.last_clean_poll(CHANNEL), writer.clean_poll]
+        return max((poll for poll in polls if poll), default=None)
+
+    def subscribe(self, writer: Writer) -> None:
+        """Subscribe from the chosen start, if there is one; twice refused, the run decides anew."""
+        if writer.start is None:
+            return
+        start, writer.start = writer.start, None
+        writer.cursor = self.org.seek(start.replay_id)
+        if writer.cursor is None:
+            writer.refusals += 1
+            if writer.refusals > 1 and writer.log.position.skipped_to == start.replay_id:
+                writer.log.forget_skipped()
+                writer.refusals = 0
+            writer.lose_session()
+            return
+        writer.began = writer.cursor
+        generation = writer.log.position.generation
+        if start.replay_id == TIP and generation:
+            self._tips[generation.number] = writer.cursor
+        elif start.replay_id != EARLIEST:
+            writer.refusals = 0
+
+    def connect(self, writer: Writer, twist: Twist | None = None) -> bool:
+        """A session from the handshake to the subscribe."""
+        is_done = self.prepare(writer, twist)
+        self.subscribe(writer)
+        return is_done and writer.cursor is not None
+
+    def poll(self, writer: Writer, count: int, twist: Twist | None = None, *, again: int = 0) -> bool:
+        """Take the answer with the next `count` deliveries, the last `again` of the session once more before them."""
+        if writer.cursor is None:
+            return False
+        begin = max(writer.began, writer.cursor - again)
+        batch = self.org.events[begin : writer.cursor + count]
+        is_caught_up = writer.cursor + count >= self.org.count
+        if writer.proving is not None and not self._prove(writer, batch):
+            return False
+        writer.cursor = max(writer.cursor, begin + len(batch))
+        return self.step(writer, lambda: self._land(writer, batch, is_caught_up), twist)
+
+    def _land(self, writer: Writer, batch: list[Event], is_caught_up: bool) -> None:
+        for _ in writer.log.land([event.deliver() for event in batch]):
+            pass
+        writer.log.save_checkpoint(force=False)
+        if batch or is_caught_up:
+            writer.clean_poll = self.org.now
+
+    def _prove(self, writer: Writer, batch: list[Event]) -> bool:
+        """Ask the org whether anything changed between the last landed event and the first that is delivered."""
+        first = batch[0].place if batch else self.org.count
+        landed = [place for segment in self.segments() for place in segment.places]
+        if self.org.can_be_asked and landed and first == max(landed) + 1:
+            writer.log.note_quiet(self.org.now)
+            writer.proving, writer.refusals = None, 0
+            return True
+        writer.is_unproven = True
+        writer.lose_session()
+        return False
+
+    def lose_answer(self, writer: Writer, count: int) -> None:
+        """The answer with the next deliveries is lost, and with it the session."""
+        writer.lose_session()
+
+    def checkpoint(self, writer: Writer, twist: Twist | None = None) -> bool:
+        """Save the checkpoint as at a run's end."""
+        return self.step(writer, lambda: writer.log.save_checkpoint(force=True), twist)
+
+    def end(self, writer: Writer, twist: Twist | None = None) -> None:
+        """End the run: checkpoint, run record, no write after that."""
+        self.step(writer, lambda: self._end(writer), twist)
+        writer.storage.close()
+        writer.is_over = True
+
+    def _end(self, writer: Writer) -> None:
+        writer.log.save_checkpoint(force=True)
+        writer.storage.write_run(
+            layout.RunRecord(
+                group="capture1",
+                run_id=writer.run_id,
+                outcome="ok",
+                started=self.org.now,
+                finished=self.org.now,
+                clean_polls={CHANNEL: writer.clean_poll} if writer.clean_poll else {},
+            )
+        )
+
+    def capture(self, policy: Policy | None = None) -> Writer:
+        """A whole quiet run that lands everything there is."""
+        writer = self.open(policy=policy)
+        for _ in range(8):
+            if self.connect(writer) and self.poll(writer, self.org.count):
+                break
+        self.end(writer)
+        return writer
+
+    # --- what else happens -------------------------------------------------------------------------------------------
+
+    def release(self, writer: Writer) -> None:
+        """Late writes of this writer arrive."""
+        writer.script.release()
+
+    def delete_checkpoint(self) -> None:
+        """Somebody deletes the checkpoint. Where nothing is landed yet the log could not be opened any more."""
+        if self.segments():
+            self.remove(self.state, CHECKPOINT)
+
+    def garble_checkpoint(self) -> None:
+        """Somebody writes rubbish over the checkpoint."""
+        blob = self.state.read(CHECKPOINT) if self.segments() else None
+        if blob:
+            self.state.replace(CHECKPOINT, blob.body[:-20], etag=blob.etag, content_type="application/json")
+
+    @staticmethod
+    def remove(container: MemoryContainer, name: str) -> None:
+        """Delete a blob, which no verb of the store can."""
+        blobs: dict[str, Any] = container._blobs or {}
+        blobs.pop(name, None)
+
+    # --- what is there -----------------------------------------------------------------------------------------------
+
+    def names(self, container: MemoryContainer) -> list[str]:
+        """Return all blob names, none where the container is missing."""
+        return sorted(container._blobs or {})
+
+    def segments(self) -> list[Landed]:
+        """Return the segments by number, as a reader finds them; no segment has ever changed."""
+        for name in self.names(self.events):
+            found = SEGMENT.match(name)
+            blob = self.events.read(name)
+            if found is None or blob is None:
+                continue
+            if name in self._read:
+                assert self._read[name][0] == blob.etag, f"{name} was overwritten"
+                continue
+            assert blob.body.endswith(b"\n")
+            lines = blob.body[:-1].split(b"\n")
+            places = [json.loads(line)["data"]["payload"]["place"] for line in lines]
+            for place, line in zip(places, lines, strict=True):
+                assert line == self.org.events[place].raw
+            metadata = dict(blob.metadata)
+            assert metadata["sha256"] == hashlib.sha256(blob.body).hexdigest()
+            assert metadata["count"] == str(len(places))
+            assert metadata["first_replay_id"] == self.org.events[places[0]].replay_id
+            assert metadata["last_replay_id"] == self.org.events[places[-1]].replay_id
+            self._read[name] = (blob.etag, Landed(int(found[2]), found[1], metadata, places))
+        assert set(self._read) <= set(self.names(self.events)), "a segment is gone"
+        return sorted((segment for _, segment in self._read.values()), key=lambda segment: segment.number)
+
+    def places(self) -> list[int]:
+        """Return the places of all landed events, in the log's order."""
+        return [place for segment in self.segments() for place in segment.places]
+
+    @property
+    def is_anchored(self) -> bool:
+        """True where the newest generation has a segment."""
+        generations, segments = self.records(f"generations{CHANNEL}/"), self.segments()
+        return bool(segments) and segments[-1].metadata["generation"] == str(len(generations))
+
+    def records(self, prefix: str) -> list[dict[str, Any]]:
+        """Return the JSON records below a prefix of the state container, by name."""
+        bodies = [self.state.read(name) for name in self.names(self.state) if name.startswith(prefix)]
+        return [json.loads(blob.body) for blob in bodies if blob]
+
+    # --- what must hold ----------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises AssertionError where the log breaks a promise."""
+        segments = self.segments()
+        assert [segment.number for segment in segments] == list(range(1, len(segments) + 1)), "a number twice or never"
+        partitions = [segment.partition for segment in segments]
+        assert partitions == sorted(partitions), "a partition earlier than the one before"
+        numbers = [int(segment.metadata["generation"]) for segment in segments]
+        assert numbers == sorted(numbers), "a generation that goes on after a newer one"
+        for record in self.records(f"generations{CHANNEL}/"):
+            self._check_generation(record, segments)
+        self._check_gaps()
+        self._check_checkpoint(segments)
+
+    def _check_generation(self, record: dict[str, Any], segments: list[Landed]) -> None:
+        places = [
+            place
+            for segment in segments
+            if segment.metadata["generation"] == str(record["number"])
+            for place in segment.places
+        ]
+        if not places:
+            return
+        assert places == list(range(places[0], places[0] + len(places))), "an event is missing, twice or out of order"
+        assert places[0] <= self.must_start_at(record), "events after the generation's start are missing"
+        time = self.org.events[places[0]].deliver().time
+        t0 = datetime.fromisoformat(record["t0"])
+        if record["start"] == TIP and time is not None:
+            assert time >= t0 - TIP_MARGIN, "events from before the tip"
+
+    def must_start_at(self, record: dict[str, Any]) -> int:
+        """The first place that the generation may not do without: what was published after its start."""
+        number = int(record["number"])
+        at_handshake = self._handshakes[datetime.fromisoformat(record["t0"])]
+        return max(at_handshake, self._tips.get(number, 0)) if record["start"] == TIP else at_handshake
+
+    def _check_gaps(self) -> None:
+        """A generation but the first stands on a gap record, which was written before it."""
+        gaps = {record["number"] for record in self.records(f"gaps{CHANNEL}/")}
+        generations = {record["number"] for record in self.records(f"generations{CHANNEL}/")}
+        assert generations == set(range(1, len(generations) + 1))
+        assert generations - {1} <= gaps
+
+    def _check_checkpoint(self, segments: list[Landed]) -> None:
+        """A checkpoint never names what is not landed."""
+        blob = self.state.read(CHECKPOINT) if self.state._blobs is not None else None
+        try:
+            record = json.loads(blob.body) if blob else None
+        except ValueError:
+            return
+        if record is None or not record["segment"]:
+            return
+        segment = next((each for each in segments if each.number == record["segment"]), None)
+        assert segment is not None, "the checkpoint is ahead of the log"
+        assert record["partition"] == segment.partition
+        if record["replayId"] is not None:
+            assert record["replayId"] == segment.metadata["last_replay_id"]
+
+    def check_complete(self) -> None:
+        """Everything that the newest generation promises is landed."""
+        newest = self.records(f"generations{CHANNEL}/")[-1]
+        places = [
+            place
+            for segment in self.segments()
+            if segment.metadata["generation"] == str(newest["number"])
+            for place in segment.places
+        ]
+        missing = set(range(max(self.must_start_at(newest), self.org.floor), self.org.count)) - set(places)
+        assert not missing, f"published and not landed: {sorted(missing)}"
+
+
+def _decide(twist: Twist) -> Callable[[Call], Fault | None]:
+    seen = 0
+
+    def decide(call: Call) -> Fault | None:
+        nonlocal seen
+        seen += 1
+        if seen != twist.nth:
+            return None
+        if twist.intrusion is not None:
+            twist.intrusion()
+        return twist.fault
+
+    return decide
+
+
+def _ms(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
+
+
+__all__ = ["CHANNEL", "Event", "LogInconsistent", "Org", "Twist", "World", "Writer"]
