@@ -33,7 +33,7 @@ from cdc.errors import CdcError, SettingsInvalid
 from cdc.overview import ChannelState, GroupState, Overview
 from cdc.report import ChannelReport, RunReport
 from cdc.settings import ChannelGroup, check_function_timeout, load_settings
-from cdc.signals import LOGGER, Emit, log_event
+from cdc.signals import LOGGER, Emit, format_event, log_event
 
 ROOT = Path(__file__).parent.parent  # where host.json lies, in a clone and when deployed
 OK, FAILED, UNUSABLE, ABORTED = 0, 1, 2, 130
@@ -147,7 +147,7 @@ def run(
     run_seconds = settings.cdc_run_seconds if seconds is None else seconds
     stop: Future[None] = Future()
     watched = Progress([channel for each in groups for channel in each.channels], run_seconds, stop)
-    with stopped_by_signals(stop), logging_to_stderr(quietly=progress.is_terminal):
+    with stopped_by_signals(stop), logging_to_stderr():
         captures = [
             background.start(
                 each.name,
@@ -170,11 +170,15 @@ def _capture(settings: Any, group: ChannelGroup, seconds: float, stop: Future[No
 
 
 def _emit_for(group: ChannelGroup, groups: Sequence[ChannelGroup], watched: Progress) -> Emit:
-    """Return what one group's run reports to: the progress and the log, which tells the groups apart."""
+    """Return what one group's run reports to: the log, or on a terminal the progress with warnings above it."""
 
     def emit(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
         watched.note(name, fields)
-        log_event(name, level=level, **({"group": group.name} | fields if len(groups) > 1 else fields))
+        if not progress.is_terminal:
+            log_event(name, level=level, **({"group": group.name} | fields if len(groups) > 1 else fields))
+        elif level >= logging.WARNING and name != "run.finished":
+            text = fields.get("error") or fields.get("text") or format_event(name, fields)
+            show_note(progress, "!", "yellow", str(text))
 
     return emit
 
@@ -209,15 +213,9 @@ def stopped_by_signals(stop: Future[None]) -> Iterator[None]:
 
 
 @contextmanager
-def logging_to_stderr(*, quietly: bool) -> Iterator[None]:
-    """Log to stderr: all of it, or `quietly` only warnings, which then stand above the live progress."""
-
-    class Above(logging.StreamHandler[Any]):
-        def emit(self, record: logging.LogRecord) -> None:
-            progress.print(Text(printable(self.format(record))), soft_wrap=True)
-
-    handler = Above() if quietly else logging.StreamHandler()
-    handler.setLevel(logging.WARNING if quietly else logging.DEBUG)
+def logging_to_stderr() -> Iterator[None]:
+    """Show on stderr what is logged."""
+    handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOGGER.addHandler(handler)
     try:
@@ -301,9 +299,10 @@ def show_report(report: RunReport, *, is_one_of_many: bool) -> None:
         Text.assemble(name, (report.outcome, _COLOURS[report.outcome]), f" · {' · '.join(parts)}"), soft_wrap=True
     )
     show_table(
-        ["channel", "subscribed", "events", "segments", "lag", "replay id", "generation"],
+        ["channel", "events", "segments", "lag", "replay id", "generation"],
         [_channel_row(channel) for channel in report.channels.values()],
-        right=(2, 3, 4, 5, 6),
+        right=(1, 2, 3, 4, 5),
+        marks=["ok" if channel.is_subscribed else "failed" for channel in report.channels.values()],
     )
     for problem in report.problems:
         mark = ("✗", "red") if report.outcome == "failed" else ("!", "yellow")
@@ -316,7 +315,6 @@ _COLOURS = {"ok": "green", "degraded": "yellow", "failed": "red"}
 def _channel_row(channel: ChannelReport) -> list[str]:
     return [
         channel.channel,
-        "yes" if channel.is_subscribed else "no",
         f"{channel.events:,}",
         f"{channel.segments:,}",
         duration(channel.lag_s),
@@ -403,6 +401,7 @@ def show_overview(seen: Overview) -> None:
             ["channel", "segment", "replay id", "generation", "last event (UTC)", "age", "lag", "left", "gaps"],
             [_state_row(state, seen.now) for state in group.channels],
             right=(1, 2, 3, 5, 6, 7, 8),
+            marks=[_state_mark(state, seen.now) for state in group.channels],
         )
     for group in seen.groups:
         for text in group.last_run.errors if group.last_run else ():
@@ -425,6 +424,13 @@ def _last_run(group: GroupState, now: datetime) -> Text:
     )
 
 
+def _state_mark(state: ChannelState, now: datetime) -> str:
+    if state.error is not None:
+        return "failed"
+    left = state.retention_left(now)
+    return "warning" if state.gaps or state.warnings or (left is not None and left < RUNNING_OUT) else "ok"
+
+
 def _state_row(state: ChannelState, now: datetime) -> list[str]:
     position, left = state.position, state.retention_left(now)
     if state.error is not None:
@@ -436,10 +442,17 @@ def _state_row(state: ChannelState, now: datetime) -> list[str]:
         str(position.generation.number) if position.generation else "-",
         f"{position.last_time:%Y-%m-%d %H:%M:%S}" if position.last_time else "nothing landed yet",
         duration((now - position.last_time).total_seconds() if position.last_time else None),
-        duration(state.lag.total_seconds() if state.lag is not None else None),
+        _whole_seconds(state.lag),
         f"{max(0.0, left.total_seconds()) / 3600:.1f} h" if left is not None else "-",
         str(len(state.gaps)),
     ]
+
+
+def _whole_seconds(time: timedelta | None) -> str:
+    """Storage clocks tell whole seconds."""
+    return (
+        "<1 s" if time is not None and time < timedelta(seconds=1) else duration(time.total_seconds() if time else None)
+    )
 
 
 def _show_attention(state: ChannelState, now: datetime) -> None:
@@ -496,18 +509,29 @@ def show_note(console: Console, mark: str, style: str, text: str, next_step: str
             )
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Show rows under headers; where a terminal is too narrow, each row as a block: nothing is cut or broken."""
-    lines = aligned(headers, rows, right)
-    if not data.is_terminal or max(map(len, lines)) <= data.width:
-        for number, line in enumerate(lines):
-            data.print(Text(line, "dim" if number == 0 else ""), soft_wrap=True)
-        return
-    label = max(map(len, headers[1:]))
-    for name, *cells in rows:
-        data.print(Text(printable(name), "bold"), soft_wrap=True)
-        for header, cell in zip(headers[1:], cells, strict=True):
-            data.print(Text.assemble(("  " + header.ljust(label + 2), "dim"), printable(cell)), soft_wrap=True)
+def show_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int], marks: Sequence[str]
+) -> None:
+    """Show marked rows under headers. Where a terminal is too narrow, each row as a block: nothing is cut or broken."""
+    header, *lines = aligned(headers, rows, right)
+    is_narrow = data.is_terminal and max(map(len, (header, *lines))) + 2 > data.width
+    if not is_narrow:
+        data.print(Text("  " + header, "dim"), soft_wrap=True)
+    for line, row, mark in zip(lines, rows, marks, strict=True):
+        data.print(Text.assemble(_MARKS[mark], " ", printable(row[0]) if is_narrow else line), soft_wrap=True)
+        if is_narrow:
+            pairs = [f"{header} {printable(cell)}" for header, cell in zip(headers[1:], row[1:], strict=True)]
+            for block in in_lines(pairs, data.width - 4):
+                data.print(Text("    " + block), soft_wrap=True)
+
+
+def in_lines(pairs: Sequence[str], width: int) -> list[str]:
+    """Return the pairs in as few lines as they fit in, none of them broken."""
+    lines = [""]
+    for pair in pairs:
+        longer = f"{lines[-1]} · {pair}" if lines[-1] else pair
+        lines = [*lines[:-1], longer] if len(longer) <= width or not lines[-1] else [*lines, pair]
+    return lines
 
 
 def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
