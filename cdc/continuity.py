@@ -6,7 +6,7 @@ Pure: no I/O, no clock. It returns what is to be done; `landing` writes it down 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 from cdc.events import EARLIEST, TIP
@@ -35,6 +35,7 @@ class Position:
     generation: Generation | None = None
     skipped_to: str | None = None
     quiet_to: datetime | None = None
+    segment_written: datetime | None = field(default=None, compare=False)  # the log's last, by any clock
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def _position(
             last_replay_id=facts.last_replay_id or None,
             last_time=facts.last_time,
             generation=generation,
+            segment_written=segment.written,
         )
     if checkpoint and checkpoint.segment == position.segment and checkpoint.generation == generation:
         return replace(position, skipped_to=checkpoint.skipped_to, quiet_to=checkpoint.quiet_to)
@@ -186,7 +187,7 @@ class _Reader:
         name = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment)
         blob = self.events.head(name)
         if blob is None:
-            if self.now - checkpoint.written >= RETENTION:
+            if self.now - (checkpoint.segment_written or checkpoint.written) >= RETENTION:
                 return self._expired(checkpoint, partitions)
             self.warn(f"the checkpoint of {self.channel} is ahead: {name} is missing; the log decides")
             return self._last_of(partitions)
@@ -216,7 +217,9 @@ class _Reader:
             org_id=checkpoint.org_id,
             sha256="",
         )
-        return _Segment(checkpoint.segment, checkpoint.partition, facts, checkpoint.written)
+        return _Segment(
+            checkpoint.segment, checkpoint.partition, facts, checkpoint.segment_written or checkpoint.written
+        )
 
     def _partitions(self) -> list[date]:
         """Return the dates of the partitions, sorted; foreign folders do not count."""

@@ -425,6 +425,7 @@ class ChannelLog:
             last_time=facts.last_time or position.last_time,
             skipped_to=None,
             quiet_to=None,
+            segment_written=self._log.now(),
         )
         return Landed(self.channel, number, facts.count, len(content), facts.last_replay_id, facts.last_time)
 
@@ -493,6 +494,7 @@ class ChannelLog:
             generation=position.generation,
             skipped_to=position.skipped_to,
             quiet_to=position.quiet_to,
+            segment_written=position.segment_written,
             written=self._log.now(),
         )
 

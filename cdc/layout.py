@@ -258,6 +258,7 @@ class Checkpoint(Record, frozen=True, kw_only=True, rename="camel"):
     generation: Generation | None  # None: written just before the channel's first generation record
     skipped_to: Token | None  # a tip start's last skipped replay id
     quiet_to: Moment | None  # up to here the org proved that nothing changed since the last landed event
+    segment_written: Moment | None = None  # long ago: a lifecycle rule may have taken the segment
     written: Moment
 
     @property
@@ -272,7 +273,8 @@ class Checkpoint(Record, frozen=True, kw_only=True, rename="camel"):
 
     def says_the_same(self, other: Checkpoint) -> bool:
         """True where writing it would change nothing but who wrote it and when."""
-        return msgspec.structs.replace(self, written=other.written, run_id=other.run_id) == other
+        like_other = {"written": other.written, "run_id": other.run_id, "segment_written": other.segment_written}
+        return msgspec.structs.replace(self, **like_other) == other
 
     @classmethod
     def from_blob(cls, body: bytes, channel: str) -> Self:
