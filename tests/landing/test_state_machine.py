@@ -101,6 +101,10 @@ class LogMachine(RuleBasedStateMachine):
     def poll(self, number: int, count: int, again: int, twist: Twist | None) -> None:
         self.with_writer(number, lambda writer: self.world.poll(writer, count, twist, again=again))
 
+    @rule(number=which, count=st.integers(0, 6), twist=st.none() | faults)
+    def session(self, number: int, count: int, twist: Twist | None) -> None:
+        self.with_writer(number, lambda writer: self.world.session(writer, count, twist))
+
     @rule(number=which, count=st.integers(1, 6))
     def lose_answer(self, number: int, count: int) -> None:
         self.with_writer(number, lambda writer: self.world.lose_answer(writer, count))
@@ -135,7 +139,7 @@ class LogMachine(RuleBasedStateMachine):
             "prepare": lambda: world.prepare(other),
             "connect": lambda: world.connect(other),
             "poll": lambda: world.poll(other, intruding),
-            "session": lambda: (world.connect(other), world.poll(other, intruding), world.checkpoint(other)),
+            "session": lambda: world.session(other, intruding) and world.checkpoint(other),
             "release": lambda: world.release(other),
             "publish": world.org.publish,
         }
@@ -174,6 +178,10 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def purge(self) -> None:
         self.world.org.purge()
+
+    @rule()
+    def expire_segments(self) -> None:
+        self.world.expire_segments()
 
     @rule()
     def reset_stream(self) -> None:

@@ -139,6 +139,7 @@ class World:
         self.is_checkpoint_forged = False
         self._handshakes: dict[datetime, int] = {}
         self._tips: dict[int, int] = {}
+        self._expired: set[str] = set()
         self._read: dict[str, tuple[str, Landed]] = {}
 
     # --- what writers do ---------------------------------------------------------------------------------------------
@@ -280,6 +281,13 @@ class World:
         writer.lose_session()
         return False
 
+    def session(self, writer: Writer, count: int, twist: Twist | None = None) -> bool:
+        """As many sessions as it takes to be subscribed, then one poll."""
+        for _ in range(5):
+            if writer.cursor is not None or self.connect(writer):
+                return self.poll(writer, count, twist)
+        return False
+
     def lose_answer(self, writer: Writer, count: int) -> None:
         """The answer with the next deliveries is lost, and with it the session."""
         writer.lose_session()
@@ -322,14 +330,25 @@ class World:
         """Late writes of this writer arrive."""
         writer.script.release()
 
+    def expire_segments(self) -> None:
+        """A lifecycle rule takes the segments that were written more than 72 hours ago."""
+        if not self.is_checkpoint_current:
+            return  # nobody could know where the log ended
+        for name in self.names(self.events):
+            blob = self.events.head(name)
+            if blob and SEGMENT.match(name) and blob.last_modified < self.org.now - RETAINED:
+                self.segments()
+                self.remove(self.events, name)
+                self._expired.add(name)
+
     def delete_checkpoint(self) -> None:
-        """Somebody deletes the checkpoint. Where nothing is landed yet the log could not be opened any more."""
-        if self.segments():
+        """Somebody deletes the checkpoint. Where the log holds nothing it could not be opened any more."""
+        if self.has_segments:
             self.remove(self.state, CHECKPOINT)
 
     def garble_checkpoint(self) -> None:
         """Somebody writes rubbish over the checkpoint."""
-        blob = self.state.read(CHECKPOINT) if self.segments() else None
+        blob = self.state.read(CHECKPOINT) if self.has_segments else None
         if blob:
             self.state.replace(CHECKPOINT, blob.body[:-20], etag=blob.etag, content_type="application/json")
 
@@ -344,6 +363,21 @@ class World:
     def names(self, container: MemoryContainer) -> list[str]:
         """Return all blob names, none where the container is missing."""
         return sorted(container._blobs or {})
+
+    @property
+    def has_segments(self) -> bool:
+        """True where the newest segment is still there."""
+        segments = self.segments()
+        return bool(segments) and any(f"/{segments[-1].number:012d}." in name for name in self.names(self.events))
+
+    @property
+    def is_checkpoint_current(self) -> bool:
+        """True where the checkpoint names the newest segment."""
+        blob, segments = self.state.read(CHECKPOINT) if self.state._blobs is not None else None, self.segments()
+        try:
+            return bool(segments) and blob is not None and json.loads(blob.body)["segment"] == segments[-1].number
+        except ValueError:
+            return False
 
     def segments(self) -> list[Landed]:
         """Return the segments by number, as a reader finds them; no segment has ever changed."""
@@ -366,7 +400,7 @@ class World:
             assert metadata["first_replay_id"] == self.org.events[places[0]].replay_id
             assert metadata["last_replay_id"] == self.org.events[places[-1]].replay_id
             self._read[name] = (blob.etag, Landed(int(found[2]), found[1], metadata, places))
-        assert set(self._read) <= set(self.names(self.events)), "a segment is gone"
+        assert set(self._read) <= {*self.names(self.events), *self._expired}, "a segment is gone"
         return sorted((segment for _, segment in self._read.values()), key=lambda segment: segment.number)
 
     def places(self) -> list[int]:
