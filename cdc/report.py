@@ -25,6 +25,7 @@ class ChannelReport:
     is_subscribed: bool = False
     is_captured: bool = False
     is_failed: bool = False
+    is_fenced: bool = False  # another run captures it
     needs_attention: bool = False
     events: int = 0
     segments: int = 0
@@ -128,7 +129,7 @@ class RunReport:
     def outcome(self) -> Outcome:
         """`failed`: a channel needs an operator or nothing was captured; `degraded`: captured, but look; else `ok`."""
         channels = list(self.channels.values())
-        captured = [channel for channel in channels if channel.is_captured]
+        captured = [channel for channel in channels if channel.is_captured or channel.is_fenced]
         if self.is_failed or any(channel.is_failed for channel in channels):
             return "failed"
         if not captured and not (self.is_interrupted and not self.problems):

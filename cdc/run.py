@@ -199,7 +199,8 @@ class _Run:
     def _exclude(self, channel: Channel, error: CdcError) -> None:
         """This channel is not captured again in this run."""
         channel.is_out = True
-        (self.report.degrade if isinstance(error, Fenced) else self.report.fail)(error, channel=channel.name)
+        channel.report.is_fenced = isinstance(error, Fenced)
+        (self.report.degrade if channel.report.is_fenced else self.report.fail)(error, channel=channel.name)
         self._emit("channel.failed", level=logging.ERROR, channel=channel.name, error=error, next_step=error.hint)
 
     def _derive_unknown(self) -> None:
