@@ -253,9 +253,12 @@ class ChannelLog:
         """Write a new generation's record, after its gap's, and adopt it; the loser of a race adopts the winner's.
 
         Returns the start, where it can only be this one (the tip, sent once by the writer of the record), else None
-        (choose again); and whether this call opened a gap or went on after one.
-        Raises: ContinuityStopped where the opening's start is "stop"; StorageError, RunClosed.
+        (choose again); and whether this run opened a gap or went on after one. Where the log has grown meanwhile
+        nothing is written: choose again.
+        Raises: ContinuityStopped where the opening's start is "stop"; StorageError, LogInconsistent, RunClosed.
         """
+        if self.position.generation is not None and not self._is_still_the_end():
+            return None, False
         position = self.position
         number = position.generation.number + 1 if position.generation else 1
         opened = False
@@ -283,12 +286,24 @@ class ChannelLog:
             raise StorageUnavailable(
                 f"reading generation {number} of {self.channel}: it exists and is gone", hint=_AGAIN
             )
-        is_ours = adopted.run_id == record.run_id and adopted.t0 == record.t0
+        if adopted.run_id != record.run_id:
+            self.derive()  # the winner may have landed before it, and since
+            return None, opened
         self._adopt(
             replace(position, replay_id=None, generation=adopted, skipped_to=None, quiet_to=None),
         )
-        sent_once = is_ours and adopted.start == TIP
-        return (Start(TIP) if sent_once else None), opened or (opening.is_gap and is_ours)
+        # The record of an earlier try, whose answer was lost, has that session's T0: -1 would not be that moment.
+        sent_once = adopted.t0 == record.t0 and adopted.start == TIP
+        return (Start(TIP) if sent_once else None), opening.is_gap
+
+    def _is_still_the_end(self) -> bool:
+        """Derive once more. A generation that began behind a stale end would use segment numbers twice."""
+        known = self.position
+        self.derive()
+        if (self.position.segment, self.position.generation) != (known.segment, known.generation):
+            return False
+        self._position = known
+        return True
 
     def _open_gap(self, opening: Opening, number: int, t0: datetime) -> bool:
         position = self.position
