@@ -138,7 +138,7 @@ def check(root: Path) -> Iterator[preflight.Finding]:
             doors = preflight.Doors(
                 events=events,
                 state=state,
-                log=overview.read_only(events, state, lambda: datetime.now(UTC)),
+                log=_log_to_read(events, state),
                 fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
                 open_session=lambda token: CometDSession(salesforce.Streaming(token, version)),
             )
@@ -152,7 +152,14 @@ def status(settings: Settings) -> overview.Overview:
     """Return where every channel stands; reads storage alone. Raises: SettingsInvalid."""
     groups = {group.name: group.channels for group in settings.channel_groups}
     with open_storage(settings, _BRIEFLY) as service:
-        return overview.read(groups, overview.read_only(*_containers(settings, service), lambda: datetime.now(UTC)))
+        return overview.read(groups, *_containers(settings, service), datetime.now(UTC))
+
+
+def _log_to_read(events: Container, state: Container) -> StorageLog:
+    """Return a log that is closed from the first: nothing can be written or created through it."""
+    log = StorageLog(events, state, run_id="", now=lambda: datetime.now(UTC))
+    log.close()
+    return log
 
 
 def _containers(settings: Settings, service: BlobService) -> tuple[Container, Container]:

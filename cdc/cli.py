@@ -30,7 +30,7 @@ from rich.text import Text
 from cdc import app as cdc_app
 from cdc import background
 from cdc.errors import CdcError, SettingsInvalid
-from cdc.overview import ChannelState, GroupState, Overview
+from cdc.overview import ChannelState, GroupState, Overview, record_of
 from cdc.report import ChannelReport, RunReport
 from cdc.settings import ChannelGroup, check_function_timeout, load_settings
 from cdc.signals import LOGGER, Emit, format_event, log_event
@@ -39,6 +39,7 @@ ROOT = Path(__file__).parent.parent  # where host.json lies, in a clone and when
 OK, FAILED, UNUSABLE, ABORTED = 0, 1, 2, 130
 REFRESH_S = 0.25
 RATE_WINDOW_S = 5.0
+CLOCKS_DIFFER = timedelta(minutes=1)  # a clean poll has Salesforce's time, a run ours
 RUNNING_OUT = timedelta(hours=12)  # less of the retention window than this is worth a warning
 
 app = typer.Typer(
@@ -53,7 +54,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 
 @app.callback()
 def cdc(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log every segment, and the traceback of an unexpected error.")
+    ] = False,
 ) -> None:
     """Salesforce change events, landed once, in order, in Azure Blob Storage.
 
@@ -289,9 +292,10 @@ def show_report(report: RunReport, *, is_one_of_many: bool) -> None:
     """Show what one run did: the outcome, a line per channel, and each problem with its next step."""
     events = sum(channel.events for channel in report.channels.values())
     seconds = (report.finished - report.started).total_seconds() if report.finished else 0.0
+    lost = min(report.lost_sessions, report.sessions)  # those never opened were not lost
     parts = [
         f"{plural(events, 'event')} landed",
-        plural(report.sessions, "session") + (f" ({report.lost_sessions} lost)" if report.lost_sessions else ""),
+        plural(report.sessions, "session") + (f" ({lost} lost)" if lost else ""),
         f"{seconds:.1f} s" + (", stopped early" if report.is_interrupted else ""),
     ]
     name = f"{report.group}: " if is_one_of_many else ""
@@ -401,7 +405,7 @@ def show_overview(seen: Overview) -> None:
             ["channel", "segment", "replay id", "generation", "last event (UTC)", "age", "lag", "left", "gaps"],
             [_state_row(state, seen.now) for state in group.channels],
             right=(1, 2, 3, 5, 6, 7, 8),
-            marks=[_state_mark(state, seen.now) for state in group.channels],
+            marks=[_state_mark(state, group, seen.now) for state in group.channels],
         )
     for group in seen.groups:
         for text in group.last_run.errors if group.last_run else ():
@@ -424,9 +428,12 @@ def _last_run(group: GroupState, now: datetime) -> Text:
     )
 
 
-def _state_mark(state: ChannelState, now: datetime) -> str:
+def _state_mark(state: ChannelState, group: GroupState, now: datetime) -> str:
+    """`ok` where the group's last run captured the channel and nothing is left to look at."""
     if state.error is not None:
         return "failed"
+    if state.polled is None or (group.last_run and state.polled < group.last_run.started - CLOCKS_DIFFER):
+        return "warning"
     left = state.retention_left(now)
     return "warning" if state.gaps or state.warnings or (left is not None and left < RUNNING_OUT) else "ok"
 
@@ -466,8 +473,8 @@ def _show_attention(state: ChannelState, now: datetime) -> None:
             data,
             "!",
             "yellow",
-            f"{state.channel}: last captured {state.captured_to:%Y-%m-%d %H:%M} UTC, and Salesforce keeps events for "
-            f"{hours:.0f} h",
+            f"{state.channel}: captured up to {state.captured_to:%Y-%m-%d %H:%M} UTC, and Salesforce keeps events for "
+            f"{hours:.0f} hours",
             "see why runs fail or do not start, and capture now: python -m cdc run",
         )
     for gap in state.gaps:
@@ -479,7 +486,7 @@ def _show_attention(state: ChannelState, now: datetime) -> None:
             "yellow",
             f"{state.channel}: events between {since} and {until} UTC may be missing ({gap.cause}, generation "
             f"{gap.number})",
-            "reconcile the records changed in that interval; the gap record stands below gaps/ in the checkpoints "
+            f"reconcile the records changed in that interval; the gap record is {record_of(gap)} in the checkpoints "
             "container",
         )
 

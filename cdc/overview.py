@@ -1,90 +1,24 @@
 """Reads where every channel stands: its position, its age, what is left of the retention window, gaps, the last run.
 
-It reads storage alone and never writes: what it is given is wrapped so that nothing can be created, not even a
-container.
+It reads storage alone, writes nothing and creates nothing, not even a container.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from cdc import background, layout
 from cdc.continuity import RETENTION, RETENTION_PLATFORM_EVENT, Position
+from cdc.deriving import find_end
 from cdc.errors import CdcError, ContainerMissing, StorageError
-from cdc.landing import ChannelLog, StorageLog
 from cdc.layout import Gap, RunRecord, Unreadable, spell_time
-from cdc.store import NO_METADATA, Blob, Container
-
-T = TypeVar("T")
+from cdc.store import Container
 
 CHANNELS_AT_ONCE = 8
 CAUGHT_UP = timedelta(minutes=2)  # a clean poll so long after the last landing has found nothing more to land
-
-
-class ReadOnly:
-    """A container that is only looked at. Nothing is created in it, nor is it itself.
-
-    With `is_missing_empty` a container that does not exist reads as what it would be at first: empty.
-    """
-
-    def __init__(self, container: Container, *, is_missing_empty: bool) -> None:
-        self._container = container
-        self._is_missing_empty = is_missing_empty
-
-    @property
-    def name(self) -> str:
-        """The container's name."""
-        return self._container.name
-
-    def ensure(self) -> bool:
-        """Leave it missing."""
-        return False
-
-    def read(self, name: str) -> Blob | None:
-        """Return the blob with its content."""
-        return self._or_empty(lambda: self._container.read(name), None)
-
-    def head(self, name: str) -> Blob | None:
-        """Return the blob without its content."""
-        return self._or_empty(lambda: self._container.head(name), None)
-
-    def names(self, prefix: str) -> list[str]:
-        """Return the names under the prefix."""
-        return self._or_empty(lambda: self._container.names(prefix), [])
-
-    def folders(self, prefix: str) -> list[str]:
-        """Return the folders under the prefix."""
-        return self._or_empty(lambda: self._container.folders(prefix), [])
-
-    def create(self, name: str, body: bytes, *, metadata: Mapping[str, str] = NO_METADATA, content_type: str) -> None:
-        """Refuse."""
-        raise AssertionError(f"creating {name} in a container that is only read")
-
-    def replace(self, name: str, body: bytes, *, etag: str | None, content_type: str) -> str:
-        """Refuse."""
-        raise AssertionError(f"replacing {name} in a container that is only read")
-
-    def probe_write(self) -> None:
-        """Refuse."""
-        raise AssertionError("trying to write to a container that is only read")
-
-    def _or_empty(self, read: Callable[[], T], empty: T) -> T:
-        try:
-            return read()
-        except ContainerMissing:
-            if self._is_missing_empty:
-                return empty
-            raise
-
-
-def read_only(events: Container, state: Container, now: Callable[[], datetime]) -> StorageLog:
-    """Return the log for looking at. A missing events container stays an error where the state says there was one."""
-    return StorageLog(
-        ReadOnly(events, is_missing_empty=False), ReadOnly(state, is_missing_empty=True), run_id="", now=now
-    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +27,6 @@ class ChannelState:
 
     channel: str
     position: Position = field(default_factory=Position)
-    landed: datetime | None = None  # when storage took the last segment
     polled: datetime | None = None  # the newest clean poll
     gaps: tuple[Gap, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -107,9 +40,8 @@ class ChannelState:
     @property
     def lag(self) -> timedelta | None:
         """Commit to landed, of the last landed event."""
-        if self.landed is None or self.position.last_time is None:
-            return None
-        return max(self.landed - self.position.last_time, timedelta(0))
+        landed, last = self.position.segment_written, self.position.last_time
+        return max(landed - last, timedelta(0)) if landed and last else None
 
     @property
     def captured_to(self) -> datetime | None:
@@ -121,7 +53,7 @@ class ChannelState:
         last = position.last_time or (position.generation.t0 if position.generation else None)
         if self.polled is None:
             return last
-        is_caught_up = self.landed is None or self.polled - self.landed > CAUGHT_UP
+        is_caught_up = position.segment_written is None or self.polled - position.segment_written > CAUGHT_UP
         is_caught_up |= self.lag is not None and self.lag < CAUGHT_UP
         return max(self.polled, last or self.polled) if is_caught_up else last
 
@@ -170,16 +102,18 @@ class Overview:
         }
 
 
-def read(groups: Mapping[str, Sequence[str]], log: StorageLog) -> Overview:
+def read(groups: Mapping[str, Sequence[str]], events: Container, state: Container, now: datetime) -> Overview:
     """Return where the channels of the groups (name -> channels) stand. Raises nothing foreseeable."""
-    now, warnings = log.now(), list[str]()
+    warnings = list[str]()
     try:
-        runs = _runs(log, warnings)
+        runs = _runs(state, warnings)
     except StorageError as error:
         return Overview(now, error=error)
     polls = _newest_polls(runs.values())
     calls = [
-        background.bind(_channel, log, channel, polls.get(channel)) for names in groups.values() for channel in names
+        background.bind(_channel, events, state, channel, polls.get(channel), now)
+        for names in groups.values()
+        for channel in names
     ]
     states = iter([each.result() for each in background.start_each("overview", calls, at_once=CHANNELS_AT_ONCE)])
     found = tuple(
@@ -188,10 +122,10 @@ def read(groups: Mapping[str, Sequence[str]], log: StorageLog) -> Overview:
     return Overview(now, found, tuple(warnings))
 
 
-def _runs(log: StorageLog, warnings: list[str]) -> dict[str, RunRecord]:
+def _runs(state: Container, warnings: list[str]) -> dict[str, RunRecord]:
     runs = {}
-    for name in log.state.names(layout.RUNS_PREFIX):
-        blob = log.state.read(name)
+    for name in _names(state, layout.RUNS_PREFIX):
+        blob = state.read(name)
         try:
             if blob:
                 record = RunRecord.from_blob(blob.body)
@@ -199,6 +133,14 @@ def _runs(log: StorageLog, warnings: list[str]) -> dict[str, RunRecord]:
         except Unreadable as error:
             warnings.append(f"{name} cannot be read ({error}); what that run did is unknown")
     return runs
+
+
+def _names(state: Container, prefix: str) -> list[str]:
+    """Return the records below a folder; none where there was no run yet."""
+    try:
+        return state.names(prefix)
+    except ContainerMissing:
+        return []
 
 
 def _newest_polls(runs: Iterable[RunRecord]) -> dict[str, datetime]:
@@ -209,34 +151,19 @@ def _newest_polls(runs: Iterable[RunRecord]) -> dict[str, datetime]:
     return newest
 
 
-def _channel(log: StorageLog, channel: str, polled: datetime | None) -> ChannelState:
+def _channel(events: Container, state: Container, channel: str, polled: datetime | None, now: datetime) -> ChannelState:
     warnings: list[str] = []
-    reader = ChannelLog(log, channel, warnings.append)
     try:
-        reader.derive()
-        position = reader.position
-        return ChannelState(
-            channel,
-            position,
-            _landed(log, channel, position),
-            polled,
-            tuple(_gaps(log, channel, warnings)),
-            tuple(warnings),
-        )
+        end = find_end(events, state, channel, now=now, warn=warnings.append)
+        gaps = tuple(_gaps(state, channel, warnings))
     except CdcError as error:
         return ChannelState(channel, error=error)
+    return ChannelState(channel, end.position, polled, gaps, tuple(warnings))
 
 
-def _landed(log: StorageLog, channel: str, position: Position) -> datetime | None:
-    if position.partition is None:
-        return None
-    segment = log.events.head(layout.segment_name(channel, position.partition, position.segment))
-    return segment.last_modified if segment else None
-
-
-def _gaps(log: StorageLog, channel: str, warnings: list[str]) -> Iterable[Gap]:
-    for name in log.state.names(layout.gaps_prefix(channel)):
-        blob = log.state.read(name)
+def _gaps(state: Container, channel: str, warnings: list[str]) -> Iterable[Gap]:
+    for name in _names(state, layout.gaps_prefix(channel)):
+        blob = state.read(name)
         try:
             if blob:
                 yield Gap.from_blob(blob.body, channel)
@@ -277,11 +204,16 @@ def _seconds(time: timedelta | None) -> float | None:
     return round(time.total_seconds(), 3) if time is not None else None
 
 
+def record_of(gap: Gap) -> str:
+    """Return the name of the blob in which the gap stands."""
+    return layout.gap_name(gap.channel, gap.number)
+
+
 def _gap_json(gap: Gap) -> dict[str, Any]:
     return {
         "generation": gap.number,
         "cause": gap.cause,
         "since": spell_time(gap.since) or None,
         "until": spell_time(gap.until) or None,
-        "record": layout.gap_name(gap.channel, gap.number),
+        "record": record_of(gap),
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cdc import background
-from cdc.errors import CdcError, ContainerMissing, LogError, SalesforceError, SettingsInvalid, StorageError
+from cdc.errors import CdcError, ContainerMissing, LogError, RunClosed, SalesforceError, SettingsInvalid, StorageError
 from cdc.events import TIP
 from cdc.landing import ChannelLog, StorageLog
 from cdc.salesforce import Token
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Doors:
-    """The outside, wired by `app`; `log` is for looking only."""
+    """The outside, wired by `app`; `log` is closed, so that it can only be read."""
 
     events: Container
     state: Container
@@ -128,6 +128,8 @@ def _open_logs(channels: Sequence[str], log: StorageLog) -> Iterator[Finding | C
         reader = ChannelLog(log, channel, warnings.append)
         try:
             reader.derive()
+        except RunClosed:
+            continue  # a container is missing, and a closed log creates none: nothing is landed yet
         except (LogError, StorageError) as error:
             yield _failed("log", error)
         else:
