@@ -53,10 +53,11 @@ def find_end(events: Container, state: Container, channel: str, *, now: datetime
         segment = _Reader(events, channel, now, warn).last(checkpoint)
     except ContainerMissing:
         has_events = False
-    # Read last: whoever landed that segment had written its generation's record before.
-    generation = (
-        _newest_generation(state, channel, checkpoint.generation if checkpoint else None) if has_state else None
-    )
+    try:
+        # Read last: whoever landed that segment had written its generation's record before.
+        generation = _newest_generation(state, channel, checkpoint.generation if checkpoint else None)
+    except ContainerMissing:
+        generation = None
     if checkpoint is None and segment is None and generation is not None:
         # The checkpoint stands before the first record: if there is one now, another run has just begun the log.
         if read_checkpoint(state, channel, warn)[0] is not None:

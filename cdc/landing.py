@@ -257,8 +257,11 @@ class ChannelLog:
         nothing is written: choose again.
         Raises: ContinuityStopped where the opening's start is "stop"; StorageError, LogInconsistent, RunClosed.
         """
-        if self.position.generation is not None and not self._is_still_the_end():
-            return None, False
+        known = self.position.generation
+        if known is not None and not self._is_still_the_end():
+            newest = self.position.generation
+            is_ours = newest is not None and newest.number > known.number and newest.run_id == self._log.run_id
+            return None, opening.is_gap and is_ours  # ours: written before, its answer lost
         position = self.position
         number = position.generation.number + 1 if position.generation else 1
         opened = False
