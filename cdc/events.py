@@ -148,7 +148,7 @@ def _placed(
         return Stray(channel, "no replay id" if not replay_token else "a replay id that cannot be used", bytes(raw))
     line = wire.as_line(raw)
     if line is None:
-        return Stray(channel, "a line break inside a string", bytes(raw))
+        return Stray(channel, "a line break inside a token", bytes(raw))
     return Delivery(channel, replay_id, _plausible_ms(commit_timestamp, created_date), line)
 
 

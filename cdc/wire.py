@@ -16,6 +16,8 @@ _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 # One token that matters for borders: a whole string, a bracket, a comma or a colon. Possessive: never backtracks.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},:]|"', re.DOTALL)
 _SPACE = b" \t\r\n"
+# A line break within a number or a word: without it two would become one.
+_BROKEN = re.compile(rb'[^\s\[\]{},:"][\r\n]+[^\s\[\]{},:"]')
 _CLOSES = {ord("]"): ord("["), ord("}"): ord("{")}
 
 Raw = bytes | msgspec.Raw
@@ -57,7 +59,7 @@ def members(value: Raw) -> dict[str, bytes]:
 def as_line(value: Raw) -> Raw | None:
     """Return the value fit for one line: line breaks between tokens taken out, otherwise the very same bytes.
 
-    None where a line break stands inside a string (not JSON): such a value cannot be kept as one line unchanged.
+    None where a line break stands inside a token (not JSON): such a value cannot be kept as one line unchanged.
     """
     text = bytes(value)
     if b"\n" not in text and b"\r" not in text:
@@ -67,10 +69,12 @@ def as_line(value: Raw) -> Raw | None:
         if token[0][:1] == b'"':
             if b"\n" in token[0] or b"\r" in token[0] or len(token[0]) == 1:
                 return None
-            pieces.append(text[end : token.start()].translate(None, b"\r\n") + token[0])
+            pieces += [text[end : token.start()], token[0]]
             end = token.end()
-    pieces.append(text[end:].translate(None, b"\r\n"))
-    return b"".join(pieces)
+    pieces.append(text[end:])
+    if any(_BROKEN.search(piece) for piece in pieces):
+        return None
+    return b"".join(piece.translate(None, b"\r\n") for piece in pieces)
 
 
 def as_text(value: Raw) -> str | None:
