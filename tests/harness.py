@@ -108,8 +108,9 @@ class LogReader:
             partition, _, name = blob.name.removeprefix(prefix).rpartition("/")
             if SEGMENT.match(name):
                 content = self._events.download_blob(blob.name).readall()
-                assert content.endswith(b"\n")
-                found.append(Segment(int(name[:12]), partition, dict(blob.metadata), content[:-1].split(b"\n")))
+                metadata = dict(blob.metadata or {})
+                assert content.endswith(b"\n") or not metadata
+                found.append(Segment(int(name[:12]), partition, metadata, content.removesuffix(b"\n").split(b"\n")))
         return sorted(found, key=lambda segment: segment.number)
 
     def lines(self, channel: str, generation: int | None = None) -> list[bytes]:
@@ -146,6 +147,16 @@ class LogReader:
         for blob in list(self._events.list_blobs(name_starts_with=channel.removeprefix("/") + "/")):
             if blob.name.endswith(f"{number:012d}.jsonl"):
                 self._events.delete_blob(blob.name)
+
+    def copy_segment(self, channel: str, number: int, partition: str) -> None:
+        """Tamper: put a copy of one segment, with its metadata, into another partition."""
+        [segment] = [each for each in self.segments(channel) if each.number == number]
+        name = f"{channel.removeprefix('/')}/{partition}/{number:012d}.jsonl"
+        self._events.upload_blob(name, b"\n".join(segment.lines) + b"\n", metadata=segment.metadata)
+
+    def write_foreign(self, name: str, body: bytes) -> None:
+        """Tamper: put a blob that is not ours into the events container."""
+        self._events.upload_blob(name, body)
 
     def delete_events_container(self) -> None:
         """Tamper: delete the events container with all that it holds."""
@@ -188,7 +199,7 @@ class Site:
         }
         return settings_for(self.org, self.connection_string, ",".join(channels or (ACCOUNT,)), **(names | more))
 
-    def capture(self, *channels: str, seconds: float = 1.0, stop: Future[None] | None = None, **more: str) -> RunReport:
+    def capture(self, *channels: str, seconds: float = 1.2, stop: Future[None] | None = None, **more: str) -> RunReport:
         """Run the app once; `said` has what it emitted."""
         self.said = Recorder()
         report = capture(self.environment(*channels, **more), seconds=seconds, stop=stop, emit=self.said)
