@@ -191,7 +191,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value[:2000]
+        return value[:2000].encode("utf-8", "replace").decode()  # a lone surrogate could be neither logged nor recorded
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else ""
 
 
@@ -223,7 +223,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (re.compile(r"events daily limit exceeded"), Cause.ALLOCATION),
     (_REPLAY_ID_REFUSED, Cause.REPLAY_ID),
     (re.compile(r"^401:"), Cause.CREDENTIAL),
-    (re.compile(r"^40[23]:.*(unknown.client|session_unknown)|has not completed handshake", re.I), Cause.SESSION),
+    (re.compile(r"^40[23]:[^:{]*:(unknown client|session_unknown)|has not completed handshake", re.I), Cause.SESSION),
     (re.compile(r"^400:.*(cookie present|does not match the session's user id)"), Cause.SESSION),
     (re.compile(r"^400:.*(API version|Invalid connection type)|^413:"), Cause.REQUEST),
 )

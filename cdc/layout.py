@@ -21,7 +21,7 @@ SEGMENT_TYPE = "application/x-ndjson"
 RECORD_TYPE = "application/json"
 
 _SEGMENT = re.compile(r"([0-9]{12})\.jsonl\Z")
-_PARTITION = re.compile(r"date=([0-9]{4}-[0-9]{2}-[0-9]{2})/\Z")
+_PARTITION = re.compile(r"(?:\A|/)date=([0-9]{4}-[0-9]{2}-[0-9]{2})/\Z")
 _GENERATION = re.compile(r"([0-9]{4,})\.json\Z")
 _CHANNEL = re.compile(r"/(?:data|event)/[A-Za-z0-9_]{1,200}\Z")
 
