@@ -78,6 +78,11 @@ def main() -> int:
     """Run the command that the arguments name and return the exit code; an error is a line, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with logging_to_stderr():
+        return _run_command()
+
+
+def _run_command() -> int:
     try:
         app(prog_name="python -m cdc")
     except SystemExit as end:
@@ -95,6 +100,18 @@ def main() -> int:
         LOGGER.debug("traceback", exc_info=True)
         show_note(progress, "✗", "red", f"unexpected: {type(error).__name__}{_place(error)}", _REPORT)
     return FAILED
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Show on stderr what is logged."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
 
 
 _REPORT = "this is a mistake in the program: please report it, with what --debug (before the command) shows"
@@ -150,7 +167,7 @@ def run(
     run_seconds = settings.cdc_run_seconds if seconds is None else seconds
     stop: Future[None] = Future()
     watched = Progress([channel for each in groups for channel in each.channels], run_seconds, stop)
-    with stopped_by_signals(stop), logging_to_stderr():
+    with stopped_by_signals(stop):
         captures = [
             background.start(
                 each.name,
@@ -180,7 +197,7 @@ def _emit_for(group: ChannelGroup, groups: Sequence[ChannelGroup], watched: Prog
         if not progress.is_terminal:
             log_event(name, level=level, **({"group": group.name} | fields if len(groups) > 1 else fields))
         elif level >= logging.WARNING and name != "run.finished":
-            text = fields.get("error") or fields.get("text") or format_event(name, fields)
+            text = fields.get("error") or fields.get("text") or fields.get("setting") or format_event(name, fields)
             show_note(progress, "!", "yellow", str(text))
 
     return emit
@@ -213,18 +230,6 @@ def stopped_by_signals(stop: Future[None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def logging_to_stderr() -> Iterator[None]:
-    """Show on stderr what is logged."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    LOGGER.addHandler(handler)
-    try:
-        yield
-    finally:
-        LOGGER.removeHandler(handler)
 
 
 class Progress:
@@ -306,7 +311,7 @@ def show_report(report: RunReport, *, is_one_of_many: bool) -> None:
         ["channel", "events", "segments", "lag", "replay id", "generation"],
         [_channel_row(channel) for channel in report.channels.values()],
         right=(1, 2, 3, 4, 5),
-        marks=["ok" if channel.is_subscribed else "failed" for channel in report.channels.values()],
+        marks=[_channel_mark(channel) for channel in report.channels.values()],
     )
     for problem in report.problems:
         mark = ("✗", "red") if report.outcome == "failed" else ("!", "yellow")
@@ -314,6 +319,12 @@ def show_report(report: RunReport, *, is_one_of_many: bool) -> None:
 
 
 _COLOURS = {"ok": "green", "degraded": "yellow", "failed": "red"}
+
+
+def _channel_mark(channel: ChannelReport) -> str:
+    if channel.is_failed or not channel.is_subscribed:
+        return "failed"
+    return "warning" if channel.needs_attention else "ok"
 
 
 def _channel_row(channel: ChannelReport) -> list[str]:
@@ -478,8 +489,8 @@ def _show_attention(state: ChannelState, now: datetime) -> None:
             "see why runs fail or do not start, and capture now: python -m cdc run",
         )
     for gap in state.gaps:
-        since = f"{gap.since:%Y-%m-%d %H:%M}" if gap.since else "an unknown time"
-        until = f"{gap.until or gap.detected:%Y-%m-%d %H:%M}"
+        since = f"{gap.since:%Y-%m-%d %H:%M:%S}" if gap.since else "an unknown time"
+        until = f"{gap.until or gap.detected:%Y-%m-%d %H:%M:%S}"
         show_note(
             data,
             "!",

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 
@@ -158,6 +157,15 @@ def test_an_unknown_channel_and_one_without_permission_do_not_hold_back_the_othe
     assert_landed_once(site.org, site.log, ACCOUNT)
 
 
+def test_the_process_ends_in_time_though_a_request_still_hangs(cdc: Operator, site: Site) -> None:
+    site.org.fault("token", "hang", times=-1)
+    said = cdc("run", "--seconds", "1", environment=site.environment(ACCOUNT))
+    assert said.code == 1
+    assert said.lines[0] == "failed · 0 events landed · 0 sessions · <s>"
+    assert said.lines[3].startswith("✗ asking for a token")
+    assert said.seconds < 6
+
+
 def test_storage_where_nobody_listens_is_named_within_seconds(cdc: Operator, site: Site, no_storage: str) -> None:
     said = cdc("run", "--seconds", "3", environment=site.environment(ACCOUNT, CDC_STORAGE=no_storage))
     assert said.code == 1
@@ -213,13 +221,18 @@ def test_a_second_ctrl_c_aborts_at_once(cdc: Operator, site: Site, interrupted: 
     assert said.seconds < 2
 
 
-def test_an_unexpected_error_is_one_line_that_gives_away_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_for_those_who_ask(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: bool
 ) -> None:
-    def load(*_: Any) -> None:
+    def load() -> None:
         raise KeyError("s3cret")
 
     monkeypatch.setattr(cli, "load_settings", load)
-    monkeypatch.setattr("sys.argv", ["cdc", "status"])
+    monkeypatch.setattr("sys.argv", ["cdc", *(["--debug"] if debug else []), "status"])
     assert cli.main() == 1
-    assert capsys.readouterr().err.startswith("✗ unexpected: KeyError at test_run.py:")
+    *before, problem, next_step = capsys.readouterr().err.splitlines()
+    assert problem.startswith("✗ unexpected: KeyError at test_run.py:")
+    assert "please report it" in next_step
+    assert bool(before) == debug
+    assert ("Traceback (most recent call last):" in before) == debug
