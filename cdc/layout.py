@@ -315,10 +315,16 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 T = TypeVar("T")
 
+# Made while the module is imported, by one thread: msgspec works out a type at its first use, and two threads that do
+# so at once bring the whole process down (msgspec 0.22, segmentation fault). The log is read by several threads.
+_DECODERS: Mapping[type[Any], msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (Generation, Gap, Checkpoint, RunRecord)
+}
+
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=kind)
+        return _DECODERS[kind].decode(body)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise Unreadable(f"not a {kind.__name__.lower()} of this version ({error})") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
