@@ -1077,7 +1077,7 @@ def test_a_run_that_begins_the_log_between_two_calls_of_another_is_not_taken_for
         "prepare": lambda: world.prepare(fast),
         "session": lambda: world.session(fast, 1),
     }
-    assert world.prepare(slow, Twist(nth, intrusion=lambda: acts[deed]() and None))
+    assert world.prepare(slow, Twist(nth, intrusion=acts[deed]))
     assert world.warnings == []
     generation = slow.log.position.generation
     assert generation is not None

@@ -143,7 +143,7 @@ class LogMachine(RuleBasedStateMachine):
             "release": lambda: world.release(other),
             "publish": world.org.publish,
         }
-        twist = Twist(nth, intrusion=lambda: acts[intrusion]() and None)
+        twist = Twist(nth, intrusion=acts[intrusion])
         deeds: dict[str, Callable[[], object]] = {
             "prepare": lambda: world.prepare(writer, twist),
             "connect": lambda: world.connect(writer, twist),

@@ -113,7 +113,7 @@ class Twist:
 
     nth: int
     fault: Fault | None = None
-    intrusion: Callable[[], None] | None = None
+    intrusion: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
