@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-suite test-pythons check lint types pure lock clean _installed
+.PHONY: help setup demo chaos test test-suite test-pythons check lint types pure lock clean _installed
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -50,6 +50,9 @@ node_modules/.installed: package.json package-lock.json
 
 demo: setup ## Capture live traffic from an emulated org into Azurite, and show what landed
 	@$(RUN) -m demo
+
+chaos: setup ## Kill, cut and spoil by a seed, then compare ledger and log: make chaos ROUNDS=200 SEED=1
+	@$(RUN) -m chaos --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 
 test: setup lint types test-pythons test-suite ## Everything: lint, types, all tests, on every supported Python found
 

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that spoils connections on command: late, cut, reset, stalled, half-open, black-holed, refused.
+"""A TCP proxy on loopback that spoils connections on command: late, cut, reset, stalled, half-open, refused.
 
 It runs in a thread of its own, is told what to spoil while it runs, and understands nothing of what passes but who
 speaks: what the client says until the other side answers is a request, what comes then is its response.
@@ -116,7 +116,13 @@ class FaultProxy:
         """From now on everything passes; connections that hang are closed, delayed bytes still arrive."""
         with self._lock:
             self._armed.clear()
-        self._call(lambda: [link.end() for link in list(self._links) if link.is_hanging])
+
+        def end_hanging() -> None:
+            for link in list(self._links):
+                if link.is_hanging:
+                    link.end()
+
+        self._call(end_hanging)
 
     def close_connections(self) -> None:
         """End every connection with FIN."""
@@ -192,7 +198,7 @@ class FaultProxy:
 
 @dataclass
 class _Way:
-    """One direction of a connection: what spoils the whole of it, what spoils the present part, and the bytes passed."""
+    """One direction of a connection: what spoils all of it, what spoils the present part, and the bytes passed."""
 
     whole: Spoil | None = None
     part: Spoil | None = None
