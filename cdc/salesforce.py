@@ -43,6 +43,7 @@ _JWT_LIFETIME_S = 180  # Salesforce accepts at most a few minutes ("OAuth 2.0 JW
 _LOOPBACK = re.compile(r"^(localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|::1)$")
 _SALESFORCE_HOST = re.compile(r"\.(salesforce\.com|force\.com|cloudforce\.com|salesforce\.mil|sfcrmproducts\.cn)$")
 _CHUNK_BYTES = 256 * 1024
+_META = re.compile(rb'"\\?/meta\\?/')  # a 4xx may carry Bayeux replies, or REST's errors, or nothing but brackets
 
 
 @dataclass(frozen=True)
@@ -359,7 +360,7 @@ class Streaming:
         Raises: RequestLost, AnswerTooLarge, ServerBusy (HTTP 503), TokenInvalid (a bare HTTP 401).
         """
         answer = _exchange(self._session, self._url, what, timeout_s=timeout_s, data=body)
-        if answer.status == 200 or (400 <= answer.status < 500 and answer.body.lstrip()[:1] == b"["):
+        if answer.status == 200 or (400 <= answer.status < 500 and _META.search(answer.body)):
             return answer
         failure = f"{what} to {_host(self._url)}: HTTP {answer.status}"
         if answer.status == 401:
