@@ -501,9 +501,11 @@ class ChannelLog:
 
     def _checkpoint_now(self) -> Checkpoint:
         position = self.position
+        # A run that never logged in knows the log's org only from the log.
+        org_id = self._org_id or (position.generation.org_id if position.generation else "")
         return Checkpoint(
             channel=self.channel,
-            org_id=self._org_id,
+            org_id=org_id,
             run_id=self._log.run_id,
             segment=position.segment,
             partition=position.partition,
