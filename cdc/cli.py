@@ -297,7 +297,7 @@ def show_report(report: RunReport, *, is_one_of_many: bool) -> None:
     """Show what one run did: the outcome, a line per channel, and each problem with its next step."""
     events = sum(channel.events for channel in report.channels.values())
     seconds = (report.finished - report.started).total_seconds() if report.finished else 0.0
-    lost = min(report.lost_sessions, report.sessions)  # those never opened were not lost
+    lost = report.lost_sessions
     parts = [
         f"{plural(events, 'event')} landed",
         plural(report.sessions, "session") + (f" ({lost} lost)" if lost else ""),

@@ -157,13 +157,14 @@ class _Run:
         failures, had_new_token = 0, False
         trouble: CdcError | None = None
         while self._has_time and self._active:
+            opened = self.report.sessions
             end = self._one_session()
             trouble = end.cause
             if trouble is None:
                 return
             if end.is_retry_now or isinstance(trouble, LatePut):
                 continue
-            self.report.lost_sessions += 1
+            self.report.lost_sessions += self.report.sessions - opened  # one that never opened was not lost
             self._emit("session.lost", level=logging.WARNING, cause=type(trouble).__name__, error=trouble)
             if isinstance(trouble, LoginRefused | RequestRefused | AllocationExhausted):
                 raise trouble

@@ -151,7 +151,7 @@ class Patience:
 
     connect_s: float = 4
     read_s: float = 10
-    repetitions: int = 3
+    repetitions: int = 2
     backoff_s: float = 0.5
 
 
