@@ -18,7 +18,7 @@ INDEX = """
 import json, sys
 import function_app
 functions = function_app.app.get_functions()
-print(json.dumps([json.loads(str(each)) for each in functions]))
+print(json.dumps([{"name": each.get_function_name(), **json.loads(str(each))} for each in functions]))
 late = sorted(name for name in sys.modules if name.split('.')[0] in ('azure.storage', 'requests', 'simple_salesforce'))
 print(json.dumps(late))
 """

@@ -147,6 +147,16 @@ def test_a_revoked_token_is_replaced_once_and_capture_goes_on(site: Site, how: s
     assert_sessions_clean(site)
 
 
+def test_a_bare_401_with_rests_error_in_its_body_is_a_token_to_be_replaced(site: Site) -> None:
+    body = '[{"message":"Session expired or invalid","errorCode":"INVALID_SESSION_ID"}]'
+    site.org.fault("connect", "status", after=1, status=401, body=body)
+    site.org.publish(ACCOUNT, 5)
+    report = site.capture(ACCOUNT, seconds=2)
+    assert report.outcome == "ok", report.summary()
+    assert site.org.stats()["tokenRequests"] == 2
+    assert_landed_once(site.org, site.log, ACCOUNT)
+
+
 @pytest.mark.parametrize("like", ["handshake_auth_invalid", "auth_invalid"])
 def test_a_401_that_no_fresh_token_cures_is_asked_about_seldom_and_shown(site: Site, like: str) -> None:
     site.org.fault("handshake", "reply", like=like, times=-1)

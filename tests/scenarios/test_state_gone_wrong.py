@@ -87,7 +87,7 @@ def test_a_checkpoint_whose_replay_id_contradicts_the_segment_loses_to_the_log(s
 def test_a_segment_that_a_lifecycle_rule_took_leaves_the_checkpoint_standing(site: Site) -> None:
     captured(site)
     checkpoint = json.loads(site.log.read_state(CHECKPOINT))
-    checkpoint["written"] = "2020-01-01T00:00:00Z"
+    checkpoint["written"] = checkpoint["segmentWritten"] = "2020-01-01T00:00:00Z"
     site.log.write_state(CHECKPOINT, json.dumps(checkpoint).encode())
     for number in (1, 2):
         site.log.delete_segment(ACCOUNT, number)
