@@ -26,8 +26,15 @@ from tests.landing.world import Twist, World, Writer
 MAX_WRITERS = 3
 LATE_BELOW_TIP_MARGIN = timedelta(minutes=4)
 
-faults = st.builds(Twist, nth=st.integers(1, 7), fault=st.sampled_from(sorted(Fault, key=lambda fault: fault.name)))
 which = st.integers(0, MAX_WRITERS - 1)
+faults = st.builds(
+    Twist,
+    nth=st.sampled_from([1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8]),
+    fault=st.sampled_from([fault for fault in Fault for _ in range(2)]),
+)
+twists = st.one_of(st.none(), st.none(), st.none(), faults)
+deeds = st.sampled_from(["connect"] * 3 + ["prepare", "subscribe", "checkpoint", "lose_answer", "end"])
+minutes_between = st.sampled_from([1] * 6 + [5, 11] * 3 + [60, 24 * 60, 50 * 60, 80 * 60])
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -72,58 +79,55 @@ class LogMachine(RuleBasedStateMachine):
 
     # --- writers -----------------------------------------------------------------------------------------------------
 
-    def writer(self, number: int) -> Writer | None:
+    def writer(self, number: int) -> Writer:
         active = self.world.active
-        return active[number % len(active)] if active else None
+        return active[number % len(active)] if active else self.world.open()
 
-    def other(self, than: Writer, number: int) -> Writer | None:
+    def other(self, than: Writer, number: int) -> Writer:
         others = [writer for writer in self.world.active if writer is not than]
-        return others[number % len(others)] if others else None
+        return others[number % len(others)] if others else self.world.open()
 
     @precondition(lambda self: len(self.world.active) < MAX_WRITERS)
     @rule()
     def open(self) -> None:
         self.world.open()
 
-    @rule(number=which, twist=st.none() | faults)
-    def prepare(self, number: int, twist: Twist | None) -> None:
-        self.with_writer(number, lambda writer: self.world.prepare(writer, twist))
+    @rule(number=which, published=st.integers(0, 3), count=st.integers(0, 5), twist=twists)
+    def session(self, number: int, published: int, count: int, twist: Twist | None) -> None:
+        self.publish(published, 0)
+        self.world.session(self.writer(number), count, twist)
 
-    @rule(number=which)
-    def subscribe(self, number: int) -> None:
-        self.with_writer(number, self.world.subscribe)
+    @rule(number=which, published=st.integers(0, 3), count=st.integers(0, 5), again=st.integers(0, 2), twist=twists)
+    def poll(self, number: int, published: int, count: int, again: int, twist: Twist | None) -> None:
+        self.publish(published, 0)
+        self.world.poll(self.writer(number), count, twist, again=again)
 
-    @rule(number=which, twist=st.none() | faults)
-    def connect(self, number: int, twist: Twist | None) -> None:
-        self.with_writer(number, lambda writer: self.world.connect(writer, twist))
+    @rule(number=which, deed=deeds, count=st.integers(0, 5), twist=twists)
+    def act(self, number: int, deed: str, count: int, twist: Twist | None) -> None:
+        self.deed(self.writer(number), deed, count, twist)()
 
-    @rule(number=which, count=st.integers(0, 6), again=st.integers(0, 2), twist=st.none() | faults)
-    def poll(self, number: int, count: int, again: int, twist: Twist | None) -> None:
-        self.with_writer(number, lambda writer: self.world.poll(writer, count, twist, again=again))
-
-    @rule(number=which, count=st.integers(0, 6), twist=st.none() | faults)
-    def session(self, number: int, count: int, twist: Twist | None) -> None:
-        self.with_writer(number, lambda writer: self.world.session(writer, count, twist))
-
-    @rule(number=which, count=st.integers(1, 6))
-    def lose_answer(self, number: int, count: int) -> None:
-        self.with_writer(number, lambda writer: self.world.lose_answer(writer, count))
-
-    @rule(number=which, twist=st.none() | faults)
-    def checkpoint(self, number: int, twist: Twist | None) -> None:
-        self.with_writer(number, lambda writer: self.world.checkpoint(writer, twist))
-
-    @rule(number=which, twist=st.none() | faults)
-    def end(self, number: int, twist: Twist | None) -> None:
-        self.with_writer(number, lambda writer: self.world.end(writer, twist))
+    def deed(self, writer: Writer, deed: str, count: int, twist: Twist | None = None) -> Callable[[], object]:
+        world = self.world
+        named: dict[str, Callable[[], object]] = {
+            "session": lambda: world.session(writer, count, twist),
+            "poll": lambda: world.poll(writer, count, twist),
+            "connect": lambda: world.connect(writer, twist),
+            "prepare": lambda: world.prepare(writer, twist),
+            "subscribe": lambda: world.subscribe(writer),
+            "checkpoint": lambda: world.checkpoint(writer, twist),
+            "lose_answer": lambda: world.lose_answer(writer),
+            "end": lambda: world.end(writer, twist),
+            "release": lambda: world.release(writer),
+        }
+        return named[deed]
 
     @rule(
         number=which,
-        deed=st.sampled_from(["prepare", "connect", "poll", "checkpoint"]),
+        deed=st.sampled_from(["session", "poll", "connect", "prepare", "checkpoint"]),
         count=st.integers(1, 5),
         nth=st.integers(1, 8),
         intruder=which,
-        intrusion=st.sampled_from(["prepare", "connect", "poll", "session", "release", "publish"]),
+        intrusion=st.sampled_from(["session", "session", "poll", "prepare", "checkpoint", "release"]),
         intruding=st.integers(1, 5),
     )
     def interleave(
@@ -131,32 +135,15 @@ class LogMachine(RuleBasedStateMachine):
     ) -> None:
         """Another writer acts, in full, between two storage calls of this one."""
         writer = self.writer(number)
-        other = self.other(writer, intruder) if writer else None
-        if writer is None or other is None:
-            return
-        world = self.world
-        acts: dict[str, Callable[[], object]] = {
-            "prepare": lambda: world.prepare(other),
-            "connect": lambda: world.connect(other),
-            "poll": lambda: world.poll(other, intruding),
-            "session": lambda: world.session(other, intruding) and world.checkpoint(other),
-            "release": lambda: world.release(other),
-            "publish": world.org.publish,
-        }
-        twist = Twist(nth, intrusion=acts[intrusion])
-        deeds: dict[str, Callable[[], object]] = {
-            "prepare": lambda: world.prepare(writer, twist),
-            "connect": lambda: world.connect(writer, twist),
-            "poll": lambda: world.poll(writer, count, twist),
-            "checkpoint": lambda: world.checkpoint(writer, twist),
-        }
-        deeds[deed]()
+        other = self.other(writer, intruder)
+        twist = Twist(nth, intrusion=self.deed(other, intrusion, intruding))
+        self.deed(writer, deed, count, twist)()
+
+    # --- the org and the operator ------------------------------------------------------------------------------------
 
     @rule(number=st.integers(0, 9))
     def release(self, number: int) -> None:
         self.world.release(self.world.writers[number % len(self.world.writers)])
-
-    # --- the org and the operator ------------------------------------------------------------------------------------
 
     @rule(count=st.integers(1, 8), late=st.sampled_from([0, 0, 0, 1, 4, 1_600, None]))
     def publish(self, count: int, late: int | None) -> None:
@@ -167,7 +154,7 @@ class LogMachine(RuleBasedStateMachine):
             self.world.org.publish(late=lateness)
             self.world.org.now += timedelta(seconds=5)
 
-    @rule(minutes=st.sampled_from([1, 5, 11, 60, 24 * 60, 50 * 60, 80 * 60]))
+    @rule(minutes=minutes_between)
     def wait(self, minutes: int) -> None:
         self.world.org.now += timedelta(minutes=minutes)
         if minutes > 60:  # no session outlives this, nor a write on its way
@@ -175,15 +162,35 @@ class LogMachine(RuleBasedStateMachine):
                 self.world.release(writer)
                 writer.is_over = True
 
-    @rule()
-    def purge(self) -> None:
-        self.world.org.purge()
+    @rule(
+        what=st.sampled_from(
+            [
+                "purge",
+                "expire_segments",
+                "reset_stream",
+                "delete_checkpoint",
+                "garble_checkpoint",
+                "rest_fails",
+                "rest_works",
+            ]
+        )
+    )
+    def befall(self, what: str) -> None:
+        """What the org, the operator or a lifecycle rule does to everybody."""
+        world = self.world
+        if what == "purge":
+            world.org.purge()
+        elif what == "reset_stream":
+            self.reset_stream()
+        elif what in ("rest_fails", "rest_works"):
+            world.org.can_be_asked = what == "rest_works"
+        else:
+            {
+                "expire_segments": world.expire_segments,
+                "delete_checkpoint": world.delete_checkpoint,
+                "garble_checkpoint": world.garble_checkpoint,
+            }[what]()
 
-    @rule()
-    def expire_segments(self) -> None:
-        self.world.expire_segments()
-
-    @rule()
     def reset_stream(self) -> None:
         """The org moves: no retained event is left, no replay id is known, every session is over."""
         if not self.world.is_anchored:
@@ -193,31 +200,14 @@ class LogMachine(RuleBasedStateMachine):
             self.world.release(writer)
             writer.lose_session()
 
-    @rule(can_be_asked=st.booleans())
-    def let_rest_fail(self, can_be_asked: bool) -> None:
-        self.world.org.can_be_asked = can_be_asked
-
-    @rule()
-    def delete_checkpoint(self) -> None:
-        self.world.delete_checkpoint()
-
-    @rule()
-    def garble_checkpoint(self) -> None:
-        self.world.garble_checkpoint()
-
     @invariant()
     def promises_hold(self) -> None:
         self.world.check()
 
-    def with_writer(self, number: int, act: Callable[[Writer], object]) -> None:
-        writer = self.writer(number)
-        if writer is not None:
-            act(writer)
-
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "thousands"
 LogMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("LOG_EXAMPLES", "5000" if IS_LONG else "150")),
+    max_examples=int(os.environ.get("LOG_EXAMPLES", "5000" if IS_LONG else "300")),
     stateful_step_count=int(os.environ.get("LOG_STEPS", "50" if IS_LONG else "40")),
     derandomize=not IS_LONG,
     deadline=None,

@@ -16,11 +16,11 @@ from typing import Any
 
 from cdc import layout
 from cdc.continuity import TIP_MARGIN, Opening, Policy, Start, choose_start
-from cdc.errors import CdcError, ContinuityStopped, Fenced, LatePut, LogInconsistent, StorageError
+from cdc.errors import CdcError, ContinuityStopped, Fenced, LatePut, StorageError
 from cdc.events import EARLIEST, TIP, Delivery, read_message
 from cdc.landing import ChannelLog, StorageLog
 from cdc.memory_store import MemoryContainer
-from tests.faulty_store import Call, Fault, FaultyContainer, Killed, Script
+from tests.faulty_store import Call, Decide, Fault, FaultyContainer, Killed, Script
 
 CHANNEL = "/data/AccountChangeEvent"
 FOLDER = "data/AccountChangeEvent/"
@@ -162,11 +162,11 @@ class World:
         self.writers.append(writer)
         return writer
 
-    def step(self, writer: Writer, deed: Callable[[], None], twist: Twist | None = None) -> bool:
+    def step(self, writer: Writer, deed: Callable[[], None], twist: Twist | Decide | None = None) -> bool:
         """Do one thing as a run does, with its ways out; True where nothing went wrong."""
         if writer.is_over:
             return False
-        writer.script.decide = _decide(twist) if twist else lambda call: None
+        writer.script.decide = _decide(twist)
         try:
             deed()
         except Killed:
@@ -184,7 +184,7 @@ class World:
             writer.script.decide = lambda call: None
         return False
 
-    def prepare(self, writer: Writer, twist: Twist | None = None) -> bool:
+    def prepare(self, writer: Writer, twist: Twist | Decide | None = None) -> bool:
         """Derive where needed, shake hands, choose the start and write what must be written before the subscribe."""
         return self.step(writer, lambda: self._prepare(writer), twist)
 
@@ -244,13 +244,13 @@ class World:
         elif start.replay_id != EARLIEST:
             writer.refusals = 0
 
-    def connect(self, writer: Writer, twist: Twist | None = None) -> bool:
+    def connect(self, writer: Writer, twist: Twist | Decide | None = None) -> bool:
         """A session from the handshake to the subscribe."""
         is_done = self.prepare(writer, twist)
         self.subscribe(writer)
         return is_done and writer.cursor is not None
 
-    def poll(self, writer: Writer, count: int, twist: Twist | None = None, *, again: int = 0) -> bool:
+    def poll(self, writer: Writer, count: int, twist: Twist | Decide | None = None, *, again: int = 0) -> bool:
         """Take the answer with the next `count` deliveries, the last `again` of the session once more before them."""
         if writer.cursor is None:
             return False
@@ -281,22 +281,23 @@ class World:
         writer.lose_session()
         return False
 
-    def session(self, writer: Writer, count: int, twist: Twist | None = None) -> bool:
+    def session(self, writer: Writer, count: int, twist: Twist | Decide | None = None) -> bool:
         """As many sessions as it takes to be subscribed, then one poll."""
+        decide = _decide(twist)  # counts the calls of the whole session
         for _ in range(5):
-            if writer.cursor is not None or self.connect(writer):
-                return self.poll(writer, count, twist)
+            if writer.cursor is not None or self.connect(writer, decide):
+                return self.poll(writer, count, decide)
         return False
 
-    def lose_answer(self, writer: Writer, count: int) -> None:
+    def lose_answer(self, writer: Writer) -> None:
         """The answer with the next deliveries is lost, and with it the session."""
         writer.lose_session()
 
-    def checkpoint(self, writer: Writer, twist: Twist | None = None) -> bool:
+    def checkpoint(self, writer: Writer, twist: Twist | Decide | None = None) -> bool:
         """Save the checkpoint as at a run's end."""
         return self.step(writer, lambda: writer.log.save_checkpoint(force=True), twist)
 
-    def end(self, writer: Writer, twist: Twist | None = None) -> None:
+    def end(self, writer: Writer, twist: Twist | Decide | None = None) -> None:
         """End the run: checkpoint, run record, no write after that."""
         self.step(writer, lambda: self._end(writer), twist)
         writer.storage.close()
@@ -490,13 +491,15 @@ class World:
         assert not missing, f"published and not landed: {sorted(missing)}"
 
 
-def _decide(twist: Twist) -> Callable[[Call], Fault | None]:
+def _decide(twist: Twist | Decide | None) -> Decide:
+    if callable(twist):
+        return twist
     seen = 0
 
     def decide(call: Call) -> Fault | None:
         nonlocal seen
         seen += 1
-        if seen != twist.nth:
+        if twist is None or seen != twist.nth:
             return None
         if twist.intrusion is not None:
             twist.intrusion()
@@ -507,6 +510,3 @@ def _decide(twist: Twist) -> Callable[[Call], Fault | None]:
 
 def _ms(time: datetime) -> int:
     return int(time.timestamp() * 1000)
-
-
-__all__ = ["CHANNEL", "Event", "LogInconsistent", "Org", "Twist", "World", "Writer"]
