@@ -27,7 +27,7 @@ from cdc.events import EARLIEST, TIP, Delivery, Stray, read_message
 from cdc.landing import ChannelLog
 from cdc.memory_store import MemoryContainer
 from tests.faulty_store import Fault, Killed, Script, always, at_call, first_of, on
-from tests.landing.world import CHANNEL, CHECKPOINT, FOLDER, ORG_ID, Twist, World, Writer
+from tests.landing.world import CHANNEL, CHECKPOINT, FOLDER, ORG_ID, Twist, World, Writer, as_script
 
 GENERATION_1 = "generations/data/AccountChangeEvent/0001.json"
 GENERATION_2 = "generations/data/AccountChangeEvent/0002.json"
@@ -1101,3 +1101,41 @@ def test_an_error_carries_a_hint() -> None:
     with pytest.raises(CdcError) as caught:
         derived(world)
     assert caught.value.hint
+
+
+# --- found by mutating the code --------------------------------------------------------------------------------------
+
+
+def test_a_generations_partition_is_never_earlier_than_the_logs() -> None:
+    world, _ = with_log(1)
+    log = started(world, "run-b")
+    land(log, delivery("2026-11-25T00:00:00Z"))
+    log.open_generation(REFUSED, t0=world.org.now, user_id="")
+    assert state_of(world, GENERATION_2)["partition"] == "2026-11-25"
+
+
+def test_a_loser_takes_over_what_the_winner_landed_before_and_after_its_record() -> None:
+    world, _ = with_log(1)
+    fast, slow = started(world, "run-b"), started(world, "run-c")
+    world.org.now += timedelta(days=1)
+
+    def win() -> None:
+        land(fast, delivery("2026-11-23T12:00:00Z"))
+        fast.open_generation(REFUSED, t0=world.org.now, user_id="")
+        land(fast, delivery("2026-11-24T12:00:00Z"))
+
+    gap_written_next = 6  # after the five calls that look at the log's end once more
+    script_of(world).decide = as_script(Twist(gap_written_next, intrusion=win))
+    assert slow.open_generation(REFUSED, t0=world.org.now, user_id="") == (None, False)
+    assert slow.position.segment == 3
+    assert slow.position.replay_id == fast.position.replay_id
+
+
+def test_a_young_segment_that_is_missing_does_not_count_as_taken_because_the_one_before_it_was_old() -> None:
+    world, events = with_log(1)
+    world.org.now += timedelta(days=9)
+    log = started(world, "run-b")
+    land(log, delivery())
+    log.save_checkpoint(force=True)
+    world.remove(world.events, SEGMENT_2)
+    assert derived(world).replay_id == events[0].replay_id

@@ -166,7 +166,7 @@ class World:
         """Do one thing as a run does, with its ways out; True where nothing went wrong."""
         if writer.is_over:
             return False
-        writer.script.decide = _decide(twist)
+        writer.script.decide = as_script(twist)
         try:
             deed()
         except Killed:
@@ -283,7 +283,7 @@ class World:
 
     def session(self, writer: Writer, count: int, twist: Twist | Decide | None = None) -> bool:
         """As many sessions as it takes to be subscribed, then one poll."""
-        decide = _decide(twist)  # counts the calls of the whole session
+        decide = as_script(twist)  # counts the calls of the whole session
         for _ in range(5):
             if writer.cursor is not None or self.connect(writer, decide):
                 return self.poll(writer, count, decide)
@@ -491,7 +491,8 @@ class World:
         assert not missing, f"published and not landed: {sorted(missing)}"
 
 
-def _decide(twist: Twist | Decide | None) -> Decide:
+def as_script(twist: Twist | Decide | None) -> Decide:
+    """Return the script of a twist, which counts the calls from now on; a script is taken as it is."""
     if callable(twist):
         return twist
     seen = 0
