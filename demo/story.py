@@ -122,7 +122,8 @@ class Story:
             raise DemoFailed(f"run {number} ended with code {process.returncode}:\n{_tail(log)}") from None
         show.run_ended(number, report)
         if process.returncode != 0:
-            raise DemoFailed(f"run {number} ended {report['outcome']}:\n{_tail(log)}")
+            problems = [f"{problem['message']}\n  next step: {problem['hint']}" for problem in report["errors"]]
+            raise DemoFailed("\n".join([f"run {number} ended {report['outcome']}", *problems]))
 
     def _cut(self) -> None:
         self._org.fault("connect", "truncate", only_with_events=True)
