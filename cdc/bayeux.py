@@ -147,18 +147,8 @@ def read_answer(body: bytes) -> Messages:
 
     Raises: wire.Malformed where not even the borders of the messages can be found.
     """
-    replies: list[Reply] = []
-    deliveries: list[events.Delivery] = []
-    strays: list[events.Stray] = []
-    for raw in wire.elements(body):
-        message = events.read_message(raw)
-        if type(message) is events.Delivery:
-            deliveries.append(message)
-        elif isinstance(message, events.Stray):
-            strays.append(message)
-        else:
-            replies.append(_read_reply(raw))
-    return Messages(tuple(replies), tuple(deliveries), tuple(strays))
+    deliveries, strays, replies = events.read_messages(body)
+    return Messages(tuple(map(_read_reply, replies)), tuple(deliveries), tuple(strays))
 
 
 def _read_reply(raw: wire.Raw) -> Reply:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 
 import msgspec
 
@@ -78,6 +80,35 @@ class _Message(msgspec.Struct, gc=False):
 _DECODER = msgspec.json.Decoder(_Message)
 
 
+# The same for a whole answer of change events whose facts have their usual types: one call instead of one each.
+
+
+class _UsualEvent(msgspec.Struct, gc=False):
+    replayId: int  # noqa: N815
+
+
+class _UsualHeader(msgspec.Struct, gc=False):
+    commitTimestamp: int  # noqa: N815
+
+
+class _UsualPayload(msgspec.Struct, gc=False):
+    ChangeEventHeader: _UsualHeader
+
+
+class _UsualData(msgspec.Struct, gc=False):
+    event: _UsualEvent
+    payload: _UsualPayload
+
+
+class _Usual(msgspec.Struct, gc=False):
+    channel: str
+    data: _UsualData | None = None
+
+
+_ANSWER = msgspec.json.Decoder(list[_Usual])
+_USUAL_IDS_END = 1 << 63
+
+
 def from_ms(time_ms: int) -> datetime:
     """Return milliseconds since 1970 as an aware UTC time, exactly."""
     return _EPOCH + timedelta(milliseconds=time_ms)
@@ -86,6 +117,43 @@ def from_ms(time_ms: int) -> datetime:
 def to_ms(time: datetime) -> int:
     """Return an aware time as whole milliseconds since 1970."""
     return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def read_messages(body: bytes) -> tuple[list[Delivery], list[Stray], list[wire.Raw]]:
+    """Return what `read_message` makes of each message of an answer, its meta replies as they are; each in order.
+
+    Raises: wire.Malformed.
+    """
+    deliveries: list[Delivery] = []
+    strays: list[Stray] = []
+    replies: list[wire.Raw] = []
+    raws = wire.elements(body)
+    facts: Iterable[_Usual | None] = _usual(body) or repeat(None, len(raws))
+    first_ms, end_ms = _PLAUSIBLE_MS
+    for raw, usual in zip(raws, facts, strict=True):
+        if usual and (data := usual.data) and not usual.channel.startswith("/meta/"):
+            replay_id, time_ms = data.event.replayId, data.payload.ChangeEventHeader.commitTimestamp
+            if 0 < replay_id < _USUAL_IDS_END and first_ms <= time_ms < end_ms:
+                deliveries.append(Delivery(usual.channel, str(replay_id), time_ms, raw))
+                continue
+        message = read_message(raw)
+        if isinstance(message, Delivery):
+            deliveries.append(message)
+        elif isinstance(message, Stray):
+            strays.append(message)
+        else:
+            replies.append(raw)
+    return deliveries, strays, replies
+
+
+def _usual(body: bytes) -> list[_Usual] | None:
+    """Return the facts of all messages at once, None where one of them is not as usual or spread over lines."""
+    if b"\n" in body or b"\r" in body:
+        return None
+    try:
+        return _ANSWER.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
 
 
 def read_message(raw: wire.Raw) -> Delivery | Stray | str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc.events import Delivery, Stray, from_ms, read_message, read_replay_id, to_ms
+from cdc.events import Delivery, Stray, from_ms, read_message, read_messages, read_replay_id, to_ms
 
 pytestmark = pytest.mark.pure
 
@@ -293,3 +293,36 @@ def test_any_bytes_are_a_delivery_a_stray_or_a_meta_message(raw: bytes) -> None:
         assert found.startswith("/meta/")
     elif isinstance(found, Stray):
         assert found.raw == raw
+
+
+ODD_MESSAGES = (
+    message("7"),
+    message("-0", header=f'{{"commitTimestamp":{NOON_MS}}}'),
+    message("-1", header=f'{{"commitTimestamp":{NOON_MS}}}'),
+    message("9" * 400, header=f'{{"commitTimestamp":{NOON_MS}}}'),
+    message("1.0", header=f'{{"commitTimestamp":{NOON_MS}}}'),
+    message('"8"', header=f'{{"commitTimestamp":{NOON_MS}}}'),
+    message("8", header=f'{{"commitTimestamp":{NOON_MS}.0}}'),
+    message("8", header='{"commitTimestamp":12}'),
+    message("8", header="null", payload='"CreatedDate":"2026-11-23T12:00:00.000Z"'),
+    message("8", header=f'{{"commitTimestamp":{NOON_MS}}}', channel="null"),
+    message("8", header=f'{{"commitTimestamp":{NOON_MS}}}', channel='"/meta/connect"'),
+    message("8", header=f'{{"commitTimestamp":{NOON_MS}}}').replace(b",", b",\r\n"),
+    b'{"channel":"/meta/connect","successful":true}',
+    b'{"channel":"/data/A","data":7}',
+    b"[1]",
+)
+
+
+@given(st.lists(st.sampled_from(ODD_MESSAGES) | st.integers(1, 1 << 65).map(
+    lambda number: message(str(number), header=f'{{"commitTimestamp":{NOON_MS}}}')), max_size=6))  # fmt: skip
+@FEW
+def test_a_whole_answer_is_read_as_its_messages_are_one_by_one(raws: list[bytes]) -> None:
+    one_by_one = [(raw, read_message(raw)) for raw in raws]
+    deliveries, strays, replies = read_messages(b"[" + b",".join(raws) + b"]")
+    expected = [found for _, found in one_by_one if isinstance(found, Delivery)]
+    for found, wanted in zip(deliveries, expected, strict=True):
+        assert (found.channel, found.replay_id, found.time_ms) == (wanted.channel, wanted.replay_id, wanted.time_ms)
+        assert bytes(found.raw) == bytes(wanted.raw)
+    assert strays == [stray for _, stray in one_by_one if isinstance(stray, Stray)]
+    assert [bytes(raw) for raw in replies] == [raw for raw, found in one_by_one if isinstance(found, str)]
