@@ -7,7 +7,7 @@ its event lies in a segment. docs/storage-log.md has the layout and its guarante
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
@@ -356,7 +356,7 @@ class ChannelLog:
 
         Raises: Fenced, LatePut, LogInconsistent, StorageError, RunClosed; the position must then be derived again.
         """
-        fresh = self._skip(delivery for delivery in deliveries if self._is_new(delivery))
+        fresh = self._skip(self._new(deliveries))
         try:
             begin = 0
             while begin < len(fresh):
@@ -367,14 +367,17 @@ class ChannelLog:
             self._forget()
             raise
 
-    def _is_new(self, delivery: Delivery) -> bool:
-        if self._window.add(delivery.replay_id):
-            return True
-        self.duplicates += 1
-        return False
+    def _new(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Leave out what was just landed."""
+        add = self._window.add
+        new = [delivery for delivery in deliveries if add(delivery.replay_id)]
+        self.duplicates += len(deliveries) - len(new)
+        return new
 
-    def _skip(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+    def _skip(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Leave out the leading deliveries from before the tip; the first that is newer or has no time ends that."""
+        if self._skip_before is None:
+            return deliveries
         kept: list[Delivery] = []
         skipped_to = None
         for delivery in deliveries:
@@ -416,7 +419,7 @@ class ChannelLog:
         generation = position.generation
         number = position.segment + 1
         name = layout.segment_name(self.channel, partition, number)
-        content = b"\n".join([delivery.raw for delivery in deliveries]) + b"\n"
+        content = b"\n".join([*[delivery.raw for delivery in deliveries], b""])
         times = [delivery.time_ms for delivery in deliveries if delivery.time_ms is not None]
         facts = SegmentFacts(
             first_replay_id=deliveries[0].replay_id,
