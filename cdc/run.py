@@ -164,8 +164,11 @@ class _Run:
                 return
             if end.is_retry_now or isinstance(trouble, LatePut):
                 continue
-            self.report.lost_sessions += self.report.sessions - opened  # one that never opened was not lost
-            self._emit("session.lost", level=logging.WARNING, cause=type(trouble).__name__, error=trouble)
+            if self.report.sessions > opened:
+                self.report.lost_sessions += 1
+                self._emit("session.lost", level=logging.WARNING, cause=type(trouble).__name__, error=trouble)
+            else:
+                self._emit("session.failed", level=logging.WARNING, cause=type(trouble).__name__, error=trouble)
             if isinstance(trouble, LoginRefused | RequestRefused | AllocationExhausted):
                 raise trouble
             if self._is_steady:
