@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cdc import landing
 from cdc.continuity import Policy
 from cdc.events import EARLIEST, TIP
-from tests.faulty_store import Fault
+from tests.faulty_store import Fault, on
 from tests.landing.world import Twist, World, Writer
 
 MAX_WRITERS = 3
@@ -144,6 +144,18 @@ class LogMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 9))
     def release(self, number: int) -> None:
         self.world.release(self.world.writers[number % len(self.world.writers)])
+
+    @rule(number=which, count=st.integers(0, 3), after=st.sampled_from(["session", "connect"]), more=st.integers(0, 3))
+    def write_late(self, number: int, count: int, after: str, more: int) -> None:
+        """A segment's write is held up, the session lost; the write arrives while the next session is under way."""
+        writer, world = self.writer(number), self.world
+        self.publish(1, 0)
+        world.session(writer, count, on(Fault.LATE, verb="create"))
+        self.publish(more, 0)
+        if after == "connect":
+            world.connect(writer)
+        world.release(writer)
+        world.session(writer, count + more)
 
     @rule(count=st.integers(1, 8), late=st.sampled_from([0, 0, 0, 1, 4, 1_600, None]))
     def publish(self, count: int, late: int | None) -> None:
