@@ -199,10 +199,18 @@ class Site:
         }
         return settings_for(self.org, self.connection_string, ",".join(channels or (ACCOUNT,)), **(names | more))
 
-    def capture(self, *channels: str, seconds: float = 1.2, stop: Future[None] | None = None, **more: str) -> RunReport:
-        """Run the app once; `said` has what it emitted."""
+    def capture(
+        self,
+        *channels: str,
+        seconds: float = 1.2,
+        stop: Future[None] | None = None,
+        settings: dict[str, str] | None = None,
+        **more: str,
+    ) -> RunReport:
+        """Run the app once, with more settings where given; `said` has what it emitted."""
         self.said = Recorder()
-        report = capture(self.environment(*channels, **more), seconds=seconds, stop=stop, emit=self.said)
+        environment = self.environment(*channels, **(settings or {}), **more)
+        report = capture(environment, seconds=seconds, stop=stop, emit=self.said)
         self.everything_said += self.said.events
         return report
 

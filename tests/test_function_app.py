@@ -159,7 +159,8 @@ def test_the_groups_function_can_be_called_with_any_timer_object(site: Site, mon
     import function_app
 
     site.org.publish(ACCOUNT, 5)
-    function_app.capture_of("capture1")(SimpleNamespace(past_due=True))
+    timer: Any = SimpleNamespace(past_due=True)
+    function_app.capture_of("capture1")(timer)
     assert_landed_once(site.org, site.log, ACCOUNT)
     with pytest.raises(function_app.CaptureFailed, match="there is no channel group capture7"):
-        function_app.capture_of("capture7")(SimpleNamespace())
+        function_app.capture_of("capture7")(timer)

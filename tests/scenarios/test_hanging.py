@@ -24,7 +24,7 @@ GRACE_S = 15.0
 def timed(site: Site, *channels: str, seconds: float, **more: str) -> tuple[RunReport, float]:
     """Capture, and tell how long after its seconds the run ended."""
     began = time.monotonic()
-    report = site.capture(*channels, seconds=seconds, **more)
+    report = site.capture(*channels, seconds=seconds, settings=more)
     return report, time.monotonic() - began - seconds
 
 

@@ -133,6 +133,23 @@ def test_a_disconnect_that_brings_events_after_a_lost_answer_lands_none_of_them_
     finish(site)
 
 
+def test_a_poll_that_the_deadline_aborts_is_lost_and_what_the_disconnect_brings_after_it_is_not_landed(
+    site: Site,
+) -> None:
+    """The server collects events for longer than the run lasts, and ignores when it should answer."""
+    site.org.knobs(honour_client_timeout=False, linger_s=30, events_on_subscribe=False)
+    worker = threading.Thread(target=site.capture, args=(ACCOUNT,), kwargs={"seconds": 1})
+    worker.start()
+    wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()))
+    site.org.publish(ACCOUNT, 20)
+    worker.join()
+    [disconnect] = site.asked("disconnect")
+    assert disconnect["events"] == 20
+    assert site.log.lines(ACCOUNT) == []
+    site.org.knobs(honour_client_timeout=True, linger_s=0)
+    finish(site)
+
+
 @pytest.mark.parametrize("order", ["first", "last", "mixed"])
 def test_events_on_subscribe_and_disconnect_answers_are_landed_wherever_they_stand(site: Site, order: str) -> None:
     site.org.knobs(event_order=order)
@@ -164,7 +181,7 @@ def test_events_on_a_disconnect_answer_are_landed(site: Site) -> None:
     assert_landed_once(site.org, site.log, ACCOUNT)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_third_of_all_answers_is_lost_at_random_over_live_traffic(site: Site, seed: int) -> None:
     ways = [do for do in LOST if do not in ("garble", "stall", "hang")]
     site.org.knobs(max_events=50)

@@ -103,6 +103,16 @@ def test_a_run_goes_on_after_an_event_with(site: Site, name: str) -> None:
     assert site.log.lines(ACCOUNT) == site.org.deliveries(ACCOUNT)
 
 
+def test_an_org_whose_replay_ids_are_all_text_is_captured_and_asked_in_its_own_spelling(site: Site) -> None:
+    site.org.knobs(string_replay_ids=True)
+    ids = site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    assert site.asked("subscribe")[-1]["replay"] == {ACCOUNT: str(ids[-1])}
+    assert site.log.lines(ACCOUNT) == site.org.deliveries(ACCOUNT)
+
+
 def test_what_cannot_be_placed_lies_whole_in_quarantine_and_its_neighbours_are_landed(site: Site) -> None:
     site.org.publish(ACCOUNT, 1)
     for body, _ in STRAYS.values():

@@ -85,7 +85,7 @@ def test_a_refused_login_tells_salesforces_words_and_what_to_fix(
     site: Site, change: dict[str, str], words: str, hint: str
 ) -> None:
     before = site.log.names()
-    report = site.capture(ACCOUNT, CONTACT, seconds=20, **change)
+    report = site.capture(ACCOUNT, CONTACT, seconds=20, settings=change)
     assert report.outcome == "failed"
     [problem] = report.problems
     assert words in problem.message
@@ -171,7 +171,7 @@ def test_the_jwt_bearer_flow_captures_with_a_real_key(site: Site, spelling: str)
     site.org.credentials(public_key=public)
     site.org.publish(ACCOUNT, 5)
     spelled = private if spelling == "PEM text" else private.replace("\n", "\\n")
-    report = site.capture(ACCOUNT, seconds=2, **jwt_settings(site, spelled))
+    report = site.capture(ACCOUNT, seconds=2, settings=jwt_settings(site, spelled))
     assert report.outcome == "ok", report.summary()
     assert_landed_once(site.org, site.log, ACCOUNT)
 
@@ -179,12 +179,12 @@ def test_the_jwt_bearer_flow_captures_with_a_real_key(site: Site, spelling: str)
 def test_a_key_that_is_not_the_apps_and_a_user_who_is_not_approved_are_told_apart(site: Site) -> None:
     private, public = key_pair()
     site.org.credentials(public_key=public)
-    other_key = site.capture(ACCOUNT, **jwt_settings(site, key_pair()[0]))
+    other_key = site.capture(ACCOUNT, settings=jwt_settings(site, key_pair()[0]))
     assert "invalid assertion" in messages_of(other_key)[0]
     assert "SALESFORCE_PRIVATE_KEY" in other_key.problems[0].hint
-    other_user = site.capture(ACCOUNT, **jwt_settings(site, private, SALESFORCE_USERNAME="someone@else.example"))
+    other_user = site.capture(ACCOUNT, settings=jwt_settings(site, private, SALESFORCE_USERNAME="someone@else.example"))
     assert "user hasn't approved this consumer" in messages_of(other_user)[0]
     assert "pre-authorise" in other_user.problems[0].hint
-    other_app = site.capture(ACCOUNT, **jwt_settings(site, private, SALESFORCE_CLIENT_ID="nobody"))
+    other_app = site.capture(ACCOUNT, settings=jwt_settings(site, private, SALESFORCE_CLIENT_ID="nobody"))
     assert "client identifier invalid" in messages_of(other_app)[0]
     assert {each.outcome for each in (other_key, other_user, other_app)} == {"failed"}

@@ -125,10 +125,10 @@ def test_the_jwt_flow_shows_neither_key_nor_assertion(
         "SALESFORCE_USERNAME": site.org.username,
         "SALESFORCE_PRIVATE_KEY": key,
     }
-    reports = [site.capture(ACCOUNT, seconds=2, **settings)]
+    reports = [site.capture(ACCOUNT, seconds=2, settings=settings)]
     assert reports[0].outcome == "ok"
     site.org.credentials(public_key="nonsense")
-    reports.append(site.capture(ACCOUNT, **settings))
+    reports.append(site.capture(ACCOUNT, settings=settings))
     assert reports[1].outcome == "failed"
     secrets = known_secrets(site, storage, key)
     texts = [*said(site), caplog.text, *(json.dumps(report.to_json()) for report in reports)]
