@@ -23,6 +23,8 @@ DISCONNECT = "/meta/disconnect"
 
 SERVER_TIMEOUT_MS = 110_000  # how long Salesforce holds a connect ("Clients and Timeouts")
 _LONGEST_MS = 24 * 3600 * 1000
+MAX_STRAYS = MAX_REPLIES = 1_000  # of one answer; deliveries are bounded by its bytes alone
+_LONGEST_REPLY_BYTES = 1024 * 1024  # the longest known has some hundred
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,27 @@ def _body(**message: Any) -> bytes:
 def read_answer(body: bytes) -> Messages:
     """Return every message of a complete answer: meta replies, deliveries, and strays that cannot be placed.
 
+    What takes memory without being an event is bounded: beyond MAX_STRAYS strays the whole answer counts as one, and
+    beyond MAX_REPLIES replies (there is one to each request) the rest is passed over.
     Raises: wire.Malformed where not even the borders of the messages can be found.
     """
-    deliveries, strays, replies = events.read_messages(body)
-    return Messages(tuple(map(_read_reply, replies)), tuple(deliveries), tuple(strays))
+    replies: list[Reply] = []
+    deliveries: list[events.Delivery] = []
+    strays: list[events.Stray] = []
+    stray_count = 0
+    for raw in wire.elements(body):
+        message = events.read_message(raw)
+        if type(message) is events.Delivery:
+            deliveries.append(message)
+        elif isinstance(message, events.Stray):
+            stray_count += 1
+            if stray_count <= MAX_STRAYS:
+                strays.append(message)
+        elif len(replies) < MAX_REPLIES:
+            replies.append(_read_reply(raw))
+    if stray_count > MAX_STRAYS:
+        strays = [events.Stray(None, f"{stray_count} messages that have no place, the whole answer is kept", body)]
+    return Messages(tuple(replies), tuple(deliveries), tuple(strays))
 
 
 def _read_reply(raw: wire.Raw) -> Reply:
@@ -167,12 +186,14 @@ def _read_reply(raw: wire.Raw) -> Reply:
 
 
 def _object(raw: wire.Raw) -> dict[str, Any]:
-    """The reply as a dict; where even the lenient reader gives up only its channel is known, and it is no success."""
+    """The reply as a dict; of one that no parser holds, or that is absurdly long, only the channel: no success."""
+    text = bytes(raw)
     try:
-        return _dict(json.loads(bytes(raw)))
+        if len(text) <= _LONGEST_REPLY_BYTES:
+            return _dict(json.loads(text))
     except (ValueError, RecursionError):
-        top = wire.members(raw)
-        return {"channel": wire.as_text(top.get("channel", b""))}
+        pass
+    return {"channel": wire.as_text(wire.members(text).get("channel", b""))}
 
 
 def _dict(value: Any) -> dict[str, Any]:

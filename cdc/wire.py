@@ -19,6 +19,10 @@ _SPACE = b" \t\r\n"
 # A line break within a number or a word: without it two would become one.
 _BROKEN = re.compile(rb'[^\s\[\]{},:"][\r\n]+[^\s\[\]{},:"]')
 _CLOSES = {ord("]"): ord("["), ord("}"): ord("{")}
+# What bounds memory where an answer is no answer: each message costs a hundred bytes or more to hold, however short.
+_LEAST_BYTES = 16  # of a message, on average; the shortest delivery has 52
+_MOST_MEMBERS = 100_000  # of one object; Salesforce's have 800 fields
+_DENSE = 12  # with a comma in so few bytes the fast parser is not used: it would hold all before anyone could count
 
 Raw = bytes | msgspec.Raw
 
@@ -35,10 +39,15 @@ def elements(body: bytes) -> list[Raw]:
     text = body.strip(_SPACE)
     if text[:1] == b"{":
         text = b"[" + text + b"]"
+    if text.count(b",") > 1_000 + len(text) // _DENSE:
+        return _lenient_elements(text)
     try:
-        return _ARRAY.decode(text)  # type: ignore[return-value]
+        found: list[Raw] = _ARRAY.decode(text)  # type: ignore[assignment]
     except (msgspec.DecodeError, RecursionError):
         return _lenient_elements(text)
+    if len(found) > _most_elements(text):
+        raise Malformed("too many elements for their size")
+    return found
 
 
 def members(value: Raw) -> dict[str, bytes]:
@@ -48,7 +57,7 @@ def members(value: Raw) -> dict[str, bytes]:
     """
     text = bytes(value).strip(_SPACE)
     found: dict[str, bytes] = {}
-    for part in _lenient_parts(text, b"{", b"}"):
+    for part in _lenient_parts(text, b"{", b"}", _MOST_MEMBERS):
         name, colon, rest = _split_member(part)
         if not colon:
             raise Malformed("a member without a colon")
@@ -86,15 +95,19 @@ def as_text(value: Raw) -> str | None:
     return decoded if isinstance(decoded, str) else None
 
 
+def _most_elements(text: bytes) -> int:
+    return 1_000 + len(text) // _LEAST_BYTES
+
+
 def _lenient_elements(text: bytes) -> list[Raw]:
-    parts = _lenient_parts(text, b"[", b"]")
+    parts = _lenient_parts(text, b"[", b"]", _most_elements(text))
     if not all(parts):
         raise Malformed("an empty array element")
     return list(parts)
 
 
-def _lenient_parts(text: bytes, opening: bytes, closing: bytes) -> list[bytes]:
-    """Return what stands between the commas of the outermost brackets, stripped."""
+def _lenient_parts(text: bytes, opening: bytes, closing: bytes, most: int) -> list[bytes]:
+    """Return what stands between the commas of the outermost brackets, stripped; more than `most` are refused."""
     if text[:1] != opening:
         raise Malformed(f"does not start with {opening.decode()}")
     depth = bytearray()
@@ -115,6 +128,8 @@ def _lenient_parts(text: bytes, opening: bytes, closing: bytes) -> list[bytes]:
         elif mark == ord(",") and len(depth) == 1:
             parts.append(text[begin : token.start()].strip(_SPACE))
             begin = token.end()
+            if len(parts) >= most:
+                raise Malformed("too many parts for their size")
         elif mark == ord('"') and token.end() - token.start() == 1:
             raise Malformed("a string that never ends")
     else:
@@ -124,8 +139,10 @@ def _lenient_parts(text: bytes, opening: bytes, closing: bytes) -> list[bytes]:
 
 def _split_member(part: bytes) -> tuple[str, bytes, bytes]:
     token = _TOKEN.match(part)
-    name = as_text(token[0]) if token else None
-    if token is None or name is None:
+    if token is None or len(token[0]) < 2:
         raise Malformed("a member without a name")
+    name = as_text(token[0])
+    if name is None:  # not UTF-8, or a bad escape: it is none of the names that are asked for
+        name = token[0].decode("utf-8", "replace")
     rest = part[token.end() :].lstrip(_SPACE)
     return name, rest[:1] if rest[:1] == b":" else b"", rest[1:].strip(_SPACE)
