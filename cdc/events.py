@@ -22,7 +22,7 @@ EARLIEST = "-2"  # ReplayPreset: everything in the retention window, then new ev
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAUSIBLE_MS = tuple(int((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds() * 1000) for year in (2001, 2100))
 _INTEGER = re.compile(rb"-?[0-9]{1,18}\Z")
-_NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
 _HEADER_SAFE = re.compile(r"[!-~]+\Z")
 _REPLAY_ID_MAX_CHARS = 512  # all known ids have under 20 digits; blob metadata holds 8 KiB in all
 

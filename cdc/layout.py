@@ -130,9 +130,9 @@ def read_time(text: Any) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
         raise Unreadable("a time that is not ISO 8601") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 # --- segments --------------------------------------------------------------------------------------------------------
