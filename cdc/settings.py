@@ -312,7 +312,7 @@ def _local_values(path: Path) -> dict[str, str]:
         return {name: str(value) for name, value in values.items() if value is not None}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise SettingsInvalid([f'{path.name}: not readable as JSON with an object "Values"']) from None
 
 
@@ -451,7 +451,7 @@ def _seconds(time_span: str) -> float | None:
     """`[d.]hh:mm:ss` in seconds, infinity for -1, None for anything else."""
     if time_span == "-1":
         return math.inf
-    match = re.fullmatch(r"(?:([0-9]+)\.)?([01]?[0-9]|2[0-3]):([0-5]?[0-9]):([0-5]?[0-9])", time_span)
+    match = re.fullmatch(r"(?:([0-9]{1,8})\.)?([01]?[0-9]|2[0-3]):([0-5]?[0-9]):([0-5]?[0-9])", time_span)
     if not match:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -473,7 +473,7 @@ def check_function_timeout(settings: Settings, host_json: Path, environ: Mapping
             time_span = str(json.loads(host_json.read_text("utf-8-sig")).get("functionTimeout") or "")
         except FileNotFoundError:
             time_span = ""
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             raise SettingsInvalid([f"{host_json.name}: not readable as a JSON object"]) from None
     if not time_span:
         where, time_span = f"{where} (absent, so the Consumption plan's default)", "00:05:00"
