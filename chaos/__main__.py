@@ -68,6 +68,7 @@ def conclude(stage: Stage, options: argparse.Namespace, plans: list[RoundPlan], 
         ("org faults", tally.faults),
         ("network", tally.network),
         ("moments", tally.moments),
+        ("before tip", f"{sum(each.before_tip for each in findings)} events were published before their channel began"),
         ("quarantine", str(stage.quarantined())),
     ]  # fmt: skip
     text = table(findings, rows, tally.conduct)

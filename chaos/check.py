@@ -43,6 +43,7 @@ class Findings:
     published: int = 0
     landed: int = 0
     segments: int = 0
+    before_tip: int = 0  # published before the log began; not lost
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     out_of_order: list[str] = field(default_factory=list)
@@ -92,6 +93,7 @@ def compare(
                 found.out_of_order.append(f"{where}: event {index} comes after event {last}")
             last = max(last, index)
     first = min(min(seen, default=len(published)), required_from)
+    found.before_tip = first
     for index in range(first, len(published)):
         if index not in seen:
             before = next((seen[i] for i in range(index - 1, -1, -1) if i in seen), "the beginning")

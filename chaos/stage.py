@@ -125,7 +125,7 @@ class Stage:
         for number, run in enumerate(plan.runs):
             entries.append((run.starts_s, self._starting(run, f"round {plan.number} run {number + 1}", runs)))
             if run.ending != "deadline":
-                entries.append((run.ends_s, self._ending(number, run, runs)))
+                entries.append((run.ends_s, self._ending(run, runs)))
         for moment in plan.moments:
             entries.append((moment.at_s, self._happening(moment)))
             if moment.what == "away":
@@ -144,7 +144,7 @@ class Stage:
 
         return begin
 
-    def _ending(self, number: int, run: RunPlan, runs: list[Process]) -> Callable[[], None]:
+    def _ending(self, run: RunPlan, runs: list[Process]) -> Callable[[], None]:
         def end() -> None:
             mine = next(each for each in runs if each.plan is run)
             if self._running.signal(mine, KILL if run.ending == "kill" else TERM):
@@ -174,6 +174,8 @@ class Stage:
             tally.conduct.append(f"{run.name}: a traceback\n{said[-3_000:]}")
         tally.outcomes["killed" if run.code == -KILL else "ended by TERM" if run.code and run.code < 0 else ""] += 1
         for report in reports:
+            if report["outcome"] != "ok" and not all(problem["hint"] for problem in report["errors"] or [{"hint": ""}]):
+                tally.conduct.append(f"{run.name}: {report['outcome']}, and no word of what to do\n{said[-1_500:]}")
             tally.outcomes[report["outcome"]] += 1
             tally.sessions += report["sessions"]
             tally.lost_sessions += report["lostSessions"]
