@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -35,13 +36,17 @@ CONNECT_TIMEOUT_S = 5.0
 TOKEN_TIMEOUT_S = 20.0
 REST_TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 256 * 1024 * 1024  # an answer may hold tens of MB; beyond this memory is at risk
+MAX_TOKEN_ANSWER_BYTES = 1024 * 1024  # a token answer has a few kB
+MAX_REST_ANSWER_BYTES = 64 * 1024 * 1024  # 600,000 ids, the most that getUpdated lists, have 13 MB
 MAX_REST_DAYS = 30  # getUpdated and getDeleted look back no further (REST API guide, "Get Updated")
 
 _TOKEN_PATH = "/services/oauth2/token"  # noqa: S105 (a path)
 _JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _JWT_LIFETIME_S = 180  # Salesforce accepts at most a few minutes ("OAuth 2.0 JWT Bearer Flow")
-_LOOPBACK = re.compile(r"^(localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|::1)$")
-_SALESFORCE_HOST = re.compile(r"\.(salesforce\.com|force\.com|cloudforce\.com|salesforce\.mil|sfcrmproducts\.cn)$")
+_LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1")
+_HOST_NAME = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_SALESFORCE_HOST = re.compile(r".*\.(salesforce\.com|force\.com|cloudforce\.com|salesforce\.mil|sfcrmproducts\.cn)")
+_ORG_ID = re.compile(r"00D[A-Za-z0-9]{12}([A-Za-z0-9]{3})?")
 _CHUNK_BYTES = 256 * 1024
 _META = re.compile(rb'"\\?/meta\\?/')  # a 4xx may carry Bayeux replies, or REST's errors, or nothing but brackets
 
@@ -91,31 +96,124 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-class _LoopbackAdapter(HTTPAdapter):
+class _Limit:
+    """The time that one request has. When it is up the connection is cut, however much still trickles in.
+
+    Time-outs of sockets count from byte to byte; one byte a second, of headers even, would hold a thread for ever.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._ends_s = time.monotonic() + seconds
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Limit:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    @property
+    def is_up(self) -> bool:
+        return time.monotonic() >= self._ends_s
+
+    def watch(self, connected: socket.socket) -> None:
+        """From now on this is the connection to cut."""
+        self._socket = connected
+        if self.is_up:
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError, TypeError):
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS's own would first wait for the other side
+
+
+class _Adapter(HTTPAdapter):
+    """Never retries; shows the connection of each request to the limit of that request."""
+
+    def __init__(self) -> None:
+        super().__init__(max_retries=0)
+        self.limit: _Limit | None = None
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if "ConnectionCls" not in vars(pool):
+            pool.ConnectionCls = self._watched(pool.ConnectionCls)
+        return pool
+
+    def _watched(self, kind: Any) -> Any:
+        adapter = self
+
+        class Watched(kind):  # type: ignore[misc]
+            def getresponse(self) -> Any:
+                if adapter.limit is not None:
+                    adapter.limit.watch(self.sock)
+                return super().getresponse()
+
+        return Watched
+
+
+class _LoopbackAdapter(_Adapter):
     """Takes simple-salesforce's hard-wired https to an http loopback host, and nowhere else."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         if request.url and is_loopback(request.url):
-            request.url = "http" + request.url.removeprefix("https")
+            request.url = "http://" + request.url.partition("://")[2]
         return super().send(request, *args, **kwargs)
 
 
-class _Session(requests.Session):
-    """A requests session that always has a time limit, never follows a redirect and never retries."""
+class _TooLarge(requests.RequestException):
+    """The answer has more bytes than it may have."""
 
-    def __init__(self, url: str, access_token: str | None) -> None:
+
+class _Session(requests.Session):
+    """A requests session whose answers are complete and bounded in size and time; no redirects, no retries.
+
+    One request at a time.
+    """
+
+    def __init__(self, url: str, access_token: str | None, *, max_bytes: int) -> None:
         super().__init__()
         loopback = is_loopback(url)
         self.auth = _Bearer(access_token)
+        self._max_bytes = max_bytes
         self._is_plain = loopback and urlsplit(url).scheme == "http"
         self.trust_env = not loopback  # proxies of the environment are honoured, but not for loopback
-        if self._is_plain:
-            self.mount("https://", _LoopbackAdapter(max_retries=0))
+        self._adapter = _LoopbackAdapter() if self._is_plain else _Adapter()
+        self.mount("https://", self._adapter)
+        self.mount("http://", self._adapter)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
-        kwargs["allow_redirects"] = False
-        kwargs.setdefault("timeout", (CONNECT_TIMEOUT_S, REST_TIMEOUT_S))
-        return super().request(method, url, *args, **kwargs)
+        """Return the answer with its whole content.
+
+        Raises: requests.Timeout when `timeout` seconds are over, _TooLarge, and what requests raises.
+        """
+        timeout: float = kwargs.get("timeout", REST_TIMEOUT_S)
+        kwargs |= {"allow_redirects": False, "stream": True, "timeout": (min(CONNECT_TIMEOUT_S, timeout), timeout)}
+        with _Limit(timeout) as limit:
+            self._adapter.limit = limit
+            try:
+                with super().request(method, url, *args, **kwargs) as response:
+                    response._content = self._read(response)
+            except (requests.RequestException, OSError, ValueError):
+                if limit.is_up:
+                    raise requests.Timeout from None
+                raise
+            if limit.is_up:  # a body without a length ends where its connection was cut
+                raise requests.Timeout
+        return response
+
+    def _read(self, response: requests.Response) -> bytes:
+        chunks, size = [], 0
+        for chunk in response.iter_content(_CHUNK_BYTES):  # also unpacks no more than that at a time
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise _TooLarge
+        return b"".join(chunks)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         response = super().send(request, **kwargs)
@@ -127,7 +225,7 @@ class _Session(requests.Session):
 
 def is_loopback(url: str) -> bool:
     """True for a host that is this machine by its spelling: only there plain http is accepted."""
-    return bool(_LOOPBACK.match(urlsplit(url).hostname or ""))
+    return bool(_LOOPBACK.fullmatch(urlsplit(url).hostname or ""))
 
 
 def _exchange(session: _Session, url: str, what: str, *, timeout_s: float, **request: Any) -> HttpAnswer:
@@ -135,28 +233,14 @@ def _exchange(session: _Session, url: str, what: str, *, timeout_s: float, **req
 
     Raises: RequestLost where no complete answer arrived within `timeout_s`; AnswerTooLarge.
     """
-    ends = time.monotonic() + timeout_s
-    with (
-        _foreign_exceptions(what, url),
-        session.post(url, stream=True, timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s), **request) as response,
-    ):
-        chunks, size = [], 0
-        for chunk in response.iter_content(_CHUNK_BYTES):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MAX_ANSWER_BYTES:
-                raise AnswerTooLarge(
-                    f"{what} to {_host(url)}: the answer exceeds {MAX_ANSWER_BYTES >> 20} MB",
-                    hint="this is not a Salesforce answer: check SALESFORCE_LOGIN_URL and what lies in between",
-                )
-            if time.monotonic() > ends:
-                raise requests.Timeout
-        if 300 <= response.status_code < 400:
-            raise RequestLost(
-                f"{what} to {_host(url)}: redirected (HTTP {response.status_code}), which is refused",
-                hint="set SALESFORCE_LOGIN_URL to the org's own My Domain URL",
-            )
-        return HttpAnswer(response.status_code, b"".join(chunks), _server_time(response))
+    with _foreign_exceptions(what, url):
+        response = session.post(url, timeout=timeout_s, **request)
+    if 300 <= response.status_code < 400:
+        raise RequestLost(
+            f"{what} to {_host(url)}: redirected (HTTP {response.status_code}), which is refused",
+            hint="set SALESFORCE_LOGIN_URL to the org's own My Domain URL",
+        )
+    return HttpAnswer(response.status_code, response.content, _server_time(response))
 
 
 @contextmanager
@@ -166,12 +250,17 @@ def _foreign_exceptions(what: str, url: str) -> Iterator[None]:
         yield
     except requests.Timeout:
         raise RequestLost(f"{what} to {_host(url)}: no complete answer in time", hint=_NETWORK_HINT) from None
+    except _TooLarge:
+        raise AnswerTooLarge(
+            f"{what} to {_host(url)}: the answer is larger than any of Salesforce's",
+            hint="this is not a Salesforce answer: check SALESFORCE_LOGIN_URL and what lies in between",
+        ) from None
     except requests.exceptions.SSLError as error:
         raise RequestLost(
             f"{what} to {_host(url)}: TLS failed ({_ssl_reason(error)})",
             hint="the certificate is not trusted: check the host name, and proxies that inspect TLS",
         ) from None
-    except (requests.RequestException, OSError, ValueError) as error:
+    except (requests.RequestException, OSError, ValueError, OverflowError) as error:
         if _is_unknown_host(error):
             raise LoginRefused(
                 f"{what} to {_host(url)}: no such host",
@@ -214,11 +303,13 @@ def _is_unknown_host(error: BaseException) -> bool:
 
 
 def _server_time(response: requests.Response) -> datetime | None:
+    """The Date header in UTC; a time that no server can mean would put the log's partitions astray."""
     try:
         parsed = parsedate_to_datetime(response.headers.get("Date", ""))
-    except (ValueError, TypeError):
+        time_utc = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    return time_utc if 2001 <= time_utc.year < 2100 else None
 
 
 def _host(url: str) -> str:
@@ -234,7 +325,7 @@ def fetch_token(credentials: Credentials, *, timeout_s: float = TOKEN_TIMEOUT_S)
     Raises: LoginRefused in Salesforce's own words; RequestLost, ServerBusy where trying again may help.
     """
     url = credentials.login_url + _TOKEN_PATH
-    with _Session(url, None) as session:
+    with _Session(url, None, max_bytes=MAX_TOKEN_ANSWER_BYTES) as session:
         answer = _exchange(session, url, "asking for a token", timeout_s=timeout_s, data=_token_form(credentials))
     if answer.status >= 500:
         raise ServerBusy(f"asking for a token from {_host(url)}: HTTP {answer.status}", hint=_NETWORK_HINT)
@@ -294,10 +385,10 @@ _LOGIN_HINTS = (
 
 
 def _login_refused(url: str, status: int, fields: dict[str, Any], credentials: Credentials) -> LoginRefused:
-    error, words = str(fields.get("error", ""))[:200], str(fields.get("error_description", ""))[:500]
+    error, words = (str(fields.get(name, "")) for name in ("error", "error_description"))
     for secret in (credentials.client_secret, credentials.private_key):
-        words = words.replace(secret, "***") if secret else words
-    said = ": ".join(part for part in (error, words) if part) or f"HTTP {status} without an OAuth answer"
+        error, words = (text.replace(secret, "***") if secret else text for text in (error, words))
+    said = ": ".join(part[:500] for part in (error, words) if part) or f"HTTP {status} without an OAuth answer"
     default = (
         "check SALESFORCE_CLIENT_ID and the key or secret that goes with it"
         if error
@@ -316,28 +407,37 @@ def _read_token(fields: dict[str, Any], url: str) -> Token:
         )
     if re.search(r"[^!-~]", access_token):
         raise LoginRefused(f"logging in to {_host(url)}: the token is not printable", hint=_NETWORK_HINT)
-    ids = re.search(r"/id/([A-Za-z0-9]+)/([A-Za-z0-9]+)/?$", str(fields.get("id", "")))
-    org_id = ids[1] if ids else access_token.partition("!")[0] if "!" in access_token else ""
+    ids = re.search(r"/id/([A-Za-z0-9]{15,18})/([A-Za-z0-9]{15,18})/?\Z", str(fields.get("id", "")))
+    # What stands before a token's "!" is the org's id; of a token that is made otherwise nothing may pass for an id.
+    org_id = ids[1] if ids else access_token.partition("!")[0]
+    org_id = org_id if _ORG_ID.fullmatch(org_id) else ""
     return Token(access_token, _trusted_instance(instance_url, url), org_id, ids[2] if ids else "")
 
 
 def _trusted_instance(instance_url: str, login_url: str) -> str:
     """Return the instance URL if the token may be sent there: the login host itself or one of Salesforce's, by https.
 
+    The host must be spelled plainly: parsers differ on where a host with a backslash, an escape or a space in it ends.
     Raises: LoginRefused for any other, so that a forged answer cannot lead a token away.
     """
-    parts = urlsplit(instance_url)
-    host = (parts.hostname or "").lower()
-    same = host == (urlsplit(login_url).hostname or "").lower() or (
-        is_loopback(login_url) and is_loopback(instance_url)
+    try:
+        parts, login = urlsplit(instance_url), urlsplit(login_url)
+        host, port = parts.hostname or "", parts.port
+        is_local = is_loopback(instance_url) and is_loopback(login_url)
+        is_at_login = (host, port or 443) == (login.hostname, login.port or 443)
+        is_salesforce = _SALESFORCE_HOST.fullmatch(host) and port in (None, 443)
+        is_plain = is_local or _HOST_NAME.fullmatch(host) or is_at_login
+        is_secure = parts.scheme == "https" or (parts.scheme == "http" and is_local)
+        if is_plain and is_secure and (is_local or is_at_login or is_salesforce) and "@" not in parts.netloc:
+            name = f"[{host}]" if ":" in host else host
+            return f"{parts.scheme}://{name}" + (f":{port}" if port else "")
+    except ValueError:
+        host = ""
+    shown = host if _HOST_NAME.fullmatch(host) else "what is no host name"
+    raise LoginRefused(
+        f"logging in to {_host(login_url)}: its answer points to {shown}, which is not Salesforce's",
+        hint="check SALESFORCE_LOGIN_URL and what lies between this app and Salesforce",
     )
-    secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(instance_url))
-    if not secure or not (same or _SALESFORCE_HOST.search(host)) or parts.username or parts.password:
-        raise LoginRefused(
-            f"logging in to {_host(login_url)}: its answer points to {host or 'no host'}, which is not Salesforce's",
-            hint="check SALESFORCE_LOGIN_URL and what lies between this app and Salesforce",
-        )
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 # --- the Streaming API -----------------------------------------------------------------------------------------------
@@ -348,7 +448,7 @@ class Streaming:
 
     def __init__(self, token: Token, api_version: str) -> None:
         self._url = f"{token.instance_url}/cometd/{api_version}"
-        self._session = _Session(self._url, token.access_token)
+        self._session = _Session(self._url, token.access_token, max_bytes=MAX_ANSWER_BYTES)
         self._session.headers.update({"Content-Type": "application/json", "Accept": "application/json"})
 
     def __repr__(self) -> str:
@@ -388,7 +488,7 @@ class Rest:
             session_id=token.access_token,
             instance_url=token.instance_url,
             version=api_version,
-            session=_Session(token.instance_url, token.access_token),
+            session=_Session(token.instance_url, token.access_token, max_bytes=MAX_REST_ANSWER_BYTES),
         )
 
     def __repr__(self) -> str:
@@ -477,7 +577,7 @@ def _rest_exceptions(host: str, channel: str) -> Iterator[None]:
         raise _rest_failed(host, channel, cause) from None
     except (requests.RequestException, OSError) as error:
         raise _rest_failed(host, channel, _connection_cause(error)) from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError):
         raise _rest_failed(host, channel, "the answer is not of the documented shape") from None
 
 
