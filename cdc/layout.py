@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -324,8 +324,23 @@ _DECODERS: Mapping[type[Any], msgspec.json.Decoder[Any]] = {
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        return _DECODERS[kind].decode(body)  # type: ignore[no-any-return]
+        record: T = _DECODERS[kind].decode(body)
+        if not all(1970 <= moment.year < 9000 for moment in _moments(record)):
+            raise Unreadable("a time at the edge of the calendar")
+        return record
     except msgspec.ValidationError as error:
         raise Unreadable(f"not a {kind.__name__.lower()} of this version ({error})") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise Unreadable("it is not JSON") from None
+
+
+def _moments(value: Any) -> Iterator[datetime]:
+    """Every time in a record: nobody can reckon with those at the calendar's very ends."""
+    if isinstance(value, datetime):
+        yield value
+    elif isinstance(value, msgspec.Struct):
+        for each in msgspec.structs.astuple(value):
+            yield from _moments(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _moments(each)
