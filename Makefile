@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .NOTPARALLEL:
-.PHONY: help setup demo chaos test test-suite test-pythons check lint types pure lock clean _installed
+.PHONY: help setup demo chaos test test-suite test-pythons check lint types checkov pure lock clean _installed
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -54,7 +54,7 @@ demo: setup ## Capture live traffic from an emulated org into Azurite, and show 
 chaos: setup ## Kill, cut and spoil by a seed, then compare ledger and log: make chaos ROUNDS=200 SEED=1
 	@$(RUN) -m chaos --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 
-test: setup lint types test-pythons test-suite ## Everything: lint, types, all tests, on every supported Python found
+test: setup lint types checkov test-pythons test-suite ## Everything: lint, types, all tests, on every supported Python found
 
 check: setup lint types pure ## The quick look before a commit: lint, types, pure tests
 
@@ -65,6 +65,19 @@ lint: setup ## Style and formatting
 
 types: setup ## Strict types
 	@$(RUN) -m mypy
+
+# Everything is pinned, so nothing is resolved: checkov's own pins are wrong in one place (see pyproject.toml).
+CHECKOV := .venv-checkov
+$(CHECKOV)/.installed: requirements-checkov.txt
+	@echo "setup: $(CHECKOV)"
+	$(RUN) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/python $(PIP_INSTALL) --no-deps -r requirements-checkov.txt
+	touch $@
+
+checkov: setup ## The Bicep in infra/ against the checks of checkov, less those that infra/checkov.yaml explains
+	+@$(LOCKED) $(MAKE) --no-print-directory $(CHECKOV)/.installed
+	$(CHECKOV)/bin/checkov --config-file infra/checkov.yaml
+	echo "checkov: clean"
 
 pure: setup ## The tests without network or process
 	@$(RUN) $(PYTEST) -m pure
@@ -103,11 +116,14 @@ lock: setup ## Write requirements.txt and requirements-dev.txt anew from pyproje
 	@$(RUN) $(PIP_INSTALL) "$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["lock"])')"
 	$(COMPILE) --generate-hashes -o requirements.txt pyproject.toml
 	$(COMPILE) --extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+	$(COMPILE) --group checkov -o requirements-checkov.txt
 	sed -i '/^# Do not include azure-functions-worker/,/^#$$/d' requirements.txt
 	sed -i '1i # Do not include azure-functions-worker in this file: the platform brings it.\n# Exact versions for Python 3.11 to 3.13, written by `make lock` from the ranges in pyproject.toml.\n#' requirements.txt
 	sed -i '/^# Exact versions of everything/,/^#$$/d' requirements-dev.txt
 	sed -i '1i # Exact versions of everything that tests, tools, command line and emulator need, written by `make lock`.\n#' requirements-dev.txt
+	sed -i '/^# Exact versions of checkov/,/^#$$/d; s/, --override (workspace)//' requirements-checkov.txt
+	sed -i '1i # Exact versions of checkov and all that it needs, written by `make lock`.\n#' requirements-checkov.txt
 
 clean: ## Remove all that set-up, tests and demo made
-	rm -rf $(VENV) .venv-3.* node_modules .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-* node_modules .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
