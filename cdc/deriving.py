@@ -67,6 +67,11 @@ def find_end(events: Container, state: Container, channel: str, *, now: datetime
             "checkpoint nor a segment",
             hint="restore the missing blobs, or move the channel's generation records away to start anew",
         )
+    if checkpoint is not None and checkpoint.segment and segment is None and has_events:
+        raise LogInconsistent(
+            f"opening the log of {channel}: the checkpoint knows segment {checkpoint.segment}, but there is none",
+            hint="restore the deleted blobs, or move the channel's checkpoint and generation records away",
+        )
     if checkpoint is not None and not has_events:
         raise LogInconsistent(
             f"opening the log of {channel}: container {events.name} is missing, but {state.name} holds its state",

@@ -468,7 +468,7 @@ class ChannelLog:
         if theirs.run_id != ours.run_id:
             raise Fenced(
                 f"writing {name}: run {theirs.run_id} wrote it before this run, {ours.run_id}",
-                hint="two apps, or two runs at once, share this storage: stop one, or give it containers of its own",
+                hint=_TWO_APPS,
             )
         if theirs.sha256 != ours.sha256:
             raise LatePut(f"writing {name}: an earlier write of this run has arrived after all", hint=_AGAIN)
@@ -478,7 +478,8 @@ class ChannelLog:
     def save_checkpoint(self, *, force: bool) -> None:
         """Write the checkpoint if it says something new; without `force` at most every CHECKPOINT_EVERY_S seconds.
 
-        By compare-and-swap: another's checkpoint that is as far stands. Raises: StorageError, RunClosed.
+        By compare-and-swap: another's checkpoint that is as far stands.
+        Raises: Fenced where another run has opened a newer generation; StorageError, RunClosed.
         """
         if self._position is None:
             return
@@ -499,8 +500,16 @@ class ChannelLog:
             except BlobChanged:
                 theirs, self._checkpoint_etag = read_checkpoint(self._log.state, self.channel, self._warn)
                 self._checkpoint = theirs
-                if theirs is not None and theirs.progress >= ours.progress:
-                    return
+                if theirs is None or theirs.progress < ours.progress:
+                    continue
+                if theirs.progress[0] > ours.progress[0]:
+                    self._forget()
+                    raise Fenced(
+                        f"writing {name}: run {theirs.run_id} opened generation {theirs.progress[0]} while this run, "
+                        f"{self._log.run_id}, was in generation {ours.progress[0]}",
+                        hint=_TWO_APPS,
+                    ) from None
+                return
 
     def _checkpoint_now(self) -> Checkpoint:
         position = self.position
@@ -522,4 +531,5 @@ class ChannelLog:
         )
 
 
+_TWO_APPS = "two apps, or two runs at once, share this storage: stop one, or give it containers of its own"
 _AGAIN = "nothing: the run derives the position again and goes on"

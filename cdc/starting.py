@@ -114,9 +114,11 @@ class Starter:
                 last_clean_poll=lambda: self._last_clean_poll(channel.name),
             )
             if isinstance(chosen, Opening):
+                before = channel.log.position.generation
                 only_start, has_gap = channel.log.open_generation(chosen, t0=t0, user_id=token.user_id)
-                channel.refusals, channel.is_unproven = 0, False
-                self._report_opening(channel, chosen, has_gap)
+                if channel.log.position.generation != before:
+                    channel.refusals, channel.is_unproven = 0, False
+                    self._report_opening(channel, chosen, has_gap)
                 chosen = only_start or chosen
             if isinstance(chosen, Start):
                 channel.log.begin(chosen)

@@ -483,6 +483,26 @@ def test_a_generation_record_without_checkpoint_and_segment_is_an_error() -> Non
     assert "restore the missing blobs" in caught.value.hint
 
 
+def test_a_young_checkpoint_over_a_log_that_is_gone_altogether_is_an_error() -> None:
+    world, _ = with_log(2)
+    for name in segment_names(world):
+        world.remove(world.events, name)
+    with pytest.raises(LogInconsistent, match=r"the checkpoint knows segment 2, but there is none") as caught:
+        derived(world)
+    assert "restore the deleted blobs" in caught.value.hint
+
+
+def test_a_run_whose_checkpoint_meets_anothers_newer_generation_is_fenced() -> None:
+    world, _ = with_log(1)
+    ours = started(world, "run-b")
+    other = started(world, "run-c")
+    other.open_generation(REFUSED, t0=world.org.now, user_id="")
+    other.save_checkpoint(force=True)
+    land(ours, delivery())
+    with pytest.raises(Fenced, match=r"run run-c opened generation 2 while this run, run-b, was in generation 1"):
+        ours.save_checkpoint(force=True)
+
+
 def test_a_generation_record_that_cannot_be_read_is_an_error() -> None:
     world, _ = with_log(1)
     world.remove(world.state, CHECKPOINT)
