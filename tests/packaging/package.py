@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,28 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def files_of(root: Path) -> list[str]:
-    """Return the paths of everything under `root` that its .funcignore lets through, git-ignored or not."""
-    ignored = GitIgnoreSpec.from_lines((root / ".funcignore").read_text(encoding="utf-8").splitlines())
+    """Return the paths of everything under `root` that Core Tools or azd would take along, git-ignored or not.
+
+    The two read a pattern differently: azd as git does; for Core Tools it counts from the root, and only "**" crosses "/".
+    """
+    lines = [line.strip() for line in (root / ".funcignore").read_text(encoding="utf-8").splitlines()]
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    as_git = GitIgnoreSpec.from_lines(patterns)
+    as_core_tools = re.compile("|".join(rf"{_core_tools_expression(pattern)}\b" for pattern in patterns))
+
+    def is_ignored(path: str, is_folder: bool) -> bool:
+        return bool(as_core_tools.match(path)) and as_git.match_file(f"{path}/" if is_folder else path)
+
     found = []
     for folder, folders, names in os.walk(root):
         place = Path(folder).relative_to(root)
-        folders[:] = [name for name in folders if not ignored.match_file(f"{(place / name).as_posix()}/")]
-        found += [path for name in names if not ignored.match_file(path := (place / name).as_posix())]
+        folders[:] = [name for name in folders if not is_ignored((place / name).as_posix(), True)]
+        found += [path for name in names if not is_ignored(path := (place / name).as_posix(), False)]
     return sorted(found)
+
+
+def _core_tools_expression(pattern: str) -> str:
+    return re.escape(pattern).replace(r"\*\*", ".+").replace(r"\*", "[^/]+")
 
 
 def build(root: Path, target: Path) -> Path:
