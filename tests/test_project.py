@@ -440,7 +440,9 @@ def test_the_checks_of_pins_see() -> None:
 
 # --- what is published ------------------------------------------------------------------------------------------------
 
-PUBLISHED = re.compile(r"function_app\.py|host\.json|requirements\.txt|cdc/(?!cli\.py|__main__\.py|memory_store\.py)\w+\.py")
+PUBLISHED = re.compile(
+    r"function_app\.py|host\.json|requirements\.txt|cdc/(?!cli\.py|__main__\.py|memory_store\.py)\w+\.py"
+)
 
 
 def is_left_behind(path: str, funcignore: str) -> bool:

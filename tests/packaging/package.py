@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 def files_of(root: Path) -> list[str]:
     """Return the paths of everything under `root` that Core Tools or azd would take along, git-ignored or not.
 
-    The two read a pattern differently: azd as git does; for Core Tools it counts from the root, and only "**" crosses "/".
+    The two read a pattern differently: azd as git does; Core Tools count it from the root, and only "**" crosses "/".
     """
     lines = [line.strip() for line in (root / ".funcignore").read_text(encoding="utf-8").splitlines()]
     patterns = [line for line in lines if line and not line.startswith("#")]

@@ -103,9 +103,15 @@ def test_what_lies_about_in_a_clone_is_not_published(tmp_path: Path) -> None:
             ".azure/prod/.env",
             ".azure/prod/config.json",
             "private-key.pem",
-            "cdc/notes.md",
+            "cdc/private-key.pem",
         ),
-        *(".venv/bin/python", ".venv-checkov/bin/checkov", "node_modules/azurite/index.js", "cdc/__pycache__/app.pyc"),
+        *(
+            ".venv/bin/python",
+            ".venv-checkov/bin/checkov",
+            "node_modules/azurite/index.js",
+            "cdc/__pycache__/app.pyc",
+            "__pycache__/function_app.pyc",
+        ),
         *("tests/test_app.py", "emulator/org.py", "infra/main.bicep", "azure.yaml", "cdc/cli.py", "build/x", ".demo/y"),
         *("salesforce_cdc_blob.egg-info/PKG-INFO", "__azurite_db_blob__.json", "requirements-dev.txt", "Makefile"),
     ):
