@@ -70,7 +70,7 @@ def test_the_last_connect_of_a_run_is(site: Site, way: str) -> None:
     waiting(site, count=150)
     site.org.fault("connect", only_with_events=True, **WAYS[way])
     site.org.fault("handshake", "drop", after=1, times=-1)
-    site.capture(ACCOUNT, CONTACT, seconds=0.8)
+    site.capture(ACCOUNT, CONTACT, seconds=1.5)
     assert site.log.lines(ACCOUNT) == []
     site.org.clear_faults()
     finish(site)
@@ -124,7 +124,8 @@ def test_a_disconnect_that_brings_events_after_a_lost_answer_lands_none_of_them_
     site.org.backlog(ACCOUNT, 200)
     site.org.fault("connect", "drop", only_with_events=True)  # the first hundred die; the disconnect brings the second
     site.org.fault("handshake", "drop", after=1, times=-1)
-    site.capture(ACCOUNT, seconds=0.8)
+    site.capture(ACCOUNT, seconds=1.5)
+    assert [entry["events"] for entry in site.asked("connect") if entry.get("fault") == "drop"] == [100]
     [disconnect] = site.asked("disconnect")
     assert (disconnect["state"], disconnect["events"]) == ("answered", 100)
     assert site.log.lines(ACCOUNT) == []
@@ -195,14 +196,3 @@ def test_a_third_of_all_answers_is_lost_at_random_over_live_traffic(site: Site, 
     site.org.clear_faults()
     assert site.org.stats()["faultsStruck"] >= 3
     finish(site)
-
-
-def test_a_garbled_answer_is_asked_for_again_and_lands_once_without_alarm(site: Site) -> None:
-    """Bytes that defeat both parsers once were damaged on the way; the same answer is whole the second time."""
-    site.org.publish(ACCOUNT, 40)
-    site.org.knobs(events_on_subscribe=False)
-    site.org.fault("connect", "garble", only_with_events=True)
-    report = site.capture(ACCOUNT, seconds=1.5)
-    assert report.outcome == "ok", report.summary()
-    assert site.log.quarantine() == []
-    assert_landed_once(site.org, site.log, ACCOUNT)

@@ -112,7 +112,7 @@ def test_another_400_is_a_refused_channel_and_never_a_reason_to_start_over(site:
     site.org.publish(ACCOUNT, 5)
     for text in ("400::Channel name not specified", "400::The replayId is odd", "500::The replayId {1} you provided"):
         site.org.channel(ACCOUNT, refusal=text)
-        assert site.capture(ACCOUNT, seconds=0.8).outcome == "failed"
+        assert site.capture(ACCOUNT, seconds=1.2).outcome == "failed"
     site.org.channel(ACCOUNT, refusal="")
     assert list(generations(site)) == [f"generations/{ACCOUNT_PATH}/0001.json"]
     assert site.capture(ACCOUNT).outcome == "ok"

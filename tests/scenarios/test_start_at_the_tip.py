@@ -61,7 +61,7 @@ def test_a_lost_first_subscribe_does_not_move_the_tip(site: Site) -> None:
     """The record with T0 stands before the subscribe: what is published while that is lost is after the tip."""
     site.org.publish(ACCOUNT, 7, age_s=2 * HOUR)
     site.org.fault("subscribe", "drop", times=-1)
-    site.capture(ACCOUNT, seconds=0.6, CDC_START="tip")
+    site.capture(ACCOUNT, seconds=1.2, CDC_START="tip")
     site.org.clear_faults()
     site.org.publish(ACCOUNT, 5)
     report = site.capture(ACCOUNT, CDC_START="tip")
