@@ -54,6 +54,13 @@ demo: setup ## Capture live traffic from an emulated org into Azurite, and show 
 chaos: setup ## Kill, cut and spoil by a seed, then compare ledger and log: make chaos ROUNDS=200 SEED=1
 	@$(RUN) -m chaos --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 
+.PHONY: bench
+bench: setup ## Measure beside the pipe and other ways, write docs/benchmarks.md; QUICK=1 for the short one
+	@mkdir -p build/bench
+	cp bench/ready_made/package.json bench/ready_made/package-lock.json build/bench/
+	(cd build/bench && npm ci --no-audit --no-fund --loglevel=error >/dev/null) || echo "bench: the ready-made client is left out" >&2
+	$(RUN) -m bench $(if $(QUICK),--scale quick)
+
 test: setup lint types checkov test-pythons test-suite ## Everything: lint, types, all tests, on every supported Python found
 
 check: setup lint types pure ## The quick look before a commit: lint, types, pure tests

@@ -6,6 +6,7 @@ server and compares nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -114,8 +115,8 @@ def product(task: dict[str, Any]) -> dict[str, Any]:
             "CDC_CHANNELS": ",".join(task["channels"]),
             "CDC_STORAGE": task["storage"],
             "CDC_START": "earliest",
-            "CDC_EVENTS_CONTAINER": EVENTS,
-            "CDC_CHECKPOINTS_CONTAINER": STATE,
+            "CDC_EVENTS_CONTAINER": f"{EVENTS}-{task['log']}",
+            "CDC_CHECKPOINTS_CONTAINER": f"{STATE}-{task['log']}",
         }
     )
     report = app.capture(settings, settings.channel_groups[0], seconds=task.get("run_s", 600.0), stop=stop, emit=emit)
@@ -127,7 +128,7 @@ def product(task: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-# --- the other ways: a Bayeux client of a few lines --------------------------------------------------------------------
+# --- the other ways: a Bayeux client of a few lines ------------------------------------------------------------------
 
 
 class Poller:
@@ -209,10 +210,8 @@ def _containers(task: dict[str, Any]) -> tuple[Any, Any]:
     found = []
     for name in (f"{EVENTS}-{task['name']}", f"{STATE}-{task['name']}"):
         container = service.get_container_client(name)
-        try:
+        with contextlib.suppress(ResourceExistsError):
             container.create_container()
-        except ResourceExistsError:
-            pass
         found.append(container)
     return found[0], found[1]
 

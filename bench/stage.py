@@ -5,8 +5,10 @@ Servers end with their `with` block. Nothing here judges a figure.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from emulator import client
-from emulator.azurite import azurite
+from emulator.azurite import END_WITH_PARENT, PROGRAM, azurite
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_MADE = ROOT / "build" / "bench"  # where `make bench` installs the ready-made client
@@ -45,6 +47,7 @@ class Stage:
         return {
             "name": name.replace("_", "-"),
             "run": f"run{self.runs}",
+            "log": f"run{self.runs}",  # containers of its own, unless a task says otherwise
             "org_url": self.org_url,
             "client_id": self.org.client_id,
             "client_secret": self.org.client_secret,
@@ -126,3 +129,40 @@ def _slow_line(url: str, added_ms: float) -> Iterator[int]:
         process.stdin.close()
         process.wait(10)
         process.stdout.close()
+
+
+class DiskAzurite:
+    """An Azurite that keeps its state in a folder, so that the state can be worked on while it is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = base64.b64encode(os.urandom(32)).decode()
+
+    @contextmanager
+    def running(self) -> Iterator[tuple[str, str]]:
+        """Yield the connection string and the URL."""
+        command = ["node", "--import", END_WITH_PARENT, str(PROGRAM), "--blobHost", "127.0.0.1", "--blobPort", "0"]
+        process = subprocess.Popen(
+            [*command, "--location", str(self._folder), "--skipApiVersionCheck", "--disableTelemetry"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "AZURITE_ACCOUNTS": f"bench:{self._key}"},
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            url = ""
+            for line in process.stdout:
+                if found := re.search(r"listens on (https?://[0-9.:]+)", line):
+                    url = f"{found[1]}/bench"
+                    break
+            if not url:
+                raise BenchFailed("starting Azurite on a folder: it does not listen")
+            yield f"AccountName=bench;AccountKey={self._key};BlobEndpoint={url};", url
+        finally:
+            process.terminate()  # it writes its state, and says so; then the end of its input ends it
+            for line in process.stdout:
+                if "successfully closed" in line:
+                    break
+            process.stdin.close()
+            process.wait(60)
+            process.stdout.close()
