@@ -73,17 +73,18 @@ def as_line(value: Raw) -> Raw | None:
     text = bytes(value)
     if b"\n" not in text and b"\r" not in text:
         return value
-    pieces, end = [], 0
+    line, end = bytearray(), 0
     for token in _TOKEN.finditer(text):
         if token[0][:1] == b'"':
-            if b"\n" in token[0] or b"\r" in token[0] or len(token[0]) == 1:
+            between = text[end : token.start()]
+            if b"\n" in token[0] or b"\r" in token[0] or len(token[0]) == 1 or _BROKEN.search(between):
                 return None
-            pieces += [text[end : token.start()], token[0]]
+            line += between.translate(None, b"\r\n")
+            line += token[0]
             end = token.end()
-    pieces.append(text[end:])
-    if any(_BROKEN.search(piece) for piece in pieces):
+    if _BROKEN.search(text, end):
         return None
-    return b"".join(piece.translate(None, b"\r\n") for piece in pieces)
+    return bytes(line + text[end:].translate(None, b"\r\n"))
 
 
 def as_text(value: Raw) -> str | None:
