@@ -62,6 +62,12 @@ param start string = 'tip'
 @allowed(['earliest', 'tip', 'stop'])
 param onReplayExpired string = 'earliest'
 
+@description('Container of the events. Another name is another log.')
+param eventsContainer string = 'cdc-events'
+
+@description('Container of checkpoints and records. Another name is another log.')
+param checkpointsContainer string = 'cdc-checkpoints'
+
 // --- size --------------------------------------------------------------------------------------------------------------
 
 @description('Memory of an instance. A run is billed by memory and time, so this decides the bill.')
@@ -88,9 +94,6 @@ param isDataHierarchical bool = true
 @description('Redundancy of the data account.')
 @allowed(['Standard_LRS', 'Standard_ZRS', 'Standard_GRS', 'Standard_GZRS', 'Standard_RAGRS', 'Standard_RAGZRS'])
 param dataRedundancy string = 'Standard_LRS'
-
-param eventsContainer string = 'cdc-events'
-param checkpointsContainer string = 'cdc-checkpoints'
 
 @description('Days until a segment moves to the cool tier; 0: never.')
 @minValue(0)
@@ -258,9 +261,9 @@ module function 'app/function.bicep' = {
   dependsOn: [roles] // without its rights the app cannot even start
 }
 
-output FUNCTION_APP_NAME string = function.outputs.name
-output KEY_VAULT_NAME string = keyVault.outputs.name
-output SECRET_NAME string = secretName
-output DATA_ACCOUNT_NAME string = dataStorage.outputs.name
-output DATA_BLOB_SERVICE_URI string = dataStorage.outputs.blobServiceUri
-output IDENTITY_PRINCIPAL_ID string = identity.outputs.principalId
+output functionAppName string = function.outputs.name
+output keyVaultName string = keyVault.outputs.name
+output secretName string = secretName
+output dataAccountName string = dataStorage.outputs.name
+output dataBlobServiceUri string = dataStorage.outputs.blobServiceUri
+output identityPrincipalId string = identity.outputs.principalId

@@ -131,11 +131,6 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     }
   }
 
-  resource settings 'config' = {
-    name: 'appsettings'
-    properties: union(commonSettings, empty(username) ? clientCredentialsSettings : jwtBearerSettings)
-  }
-
   // Deploying takes an Entra token; the user names and passwords of old are refused.
   resource basicFtp 'basicPublishingCredentialsPolicies' = {
     name: 'ftp'
@@ -149,6 +144,13 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     properties: {
       allow: false
     }
+    dependsOn: [basicFtp] // one change of the app at a time
+  }
+
+  resource settings 'config' = {
+    name: 'appsettings'
+    properties: union(commonSettings, empty(username) ? clientCredentialsSettings : jwtBearerSettings)
+    dependsOn: [basicScm]
   }
 }
 
