@@ -49,26 +49,10 @@ any_json = st.recursive(
 )
 _KEYS = st.sampled_from(
     [
-        "channel",
-        "id",
-        "clientId",
-        "successful",
-        "advice",
-        "error",
-        "ext",
-        "data",
-        "event",
-        "replayId",
-        "payload",
-        "reconnect",
-        "interval",
-        "timeout",
-        "sfdc",
-        "failureReason",
-        "ChangeEventHeader",
-        "commitTimestamp",
-        "t0",
-        "start",
+        *json.loads(corpus.REFUSED),
+        *json.loads(corpus.REFUSED)["advice"],
+        *("data", "event", "replayId", "payload", "ChangeEventHeader", "commitTimestamp", "sfdc", "failureReason"),
+        *corpus.GENERATION,
     ]
 )
 ill_typed = st.recursive(
