@@ -239,7 +239,7 @@ def test_no_environment_variable_turns_the_check_off(impostor: str, name: str, m
         ("SALESFORCE_LOGIN_URL", "https://user:pass@acme.my.salesforce.com"),
         ("SALESFORCE_LOGIN_URL", "https://evil.org\\.my.salesforce.com"),
         ("SALESFORCE_LOGIN_URL", "https://evil.org%2f.salesforce.com"),
-        ("SALESFORCE_LOGIN_URL", "file:///acme.my.salesforce.com"),
+        ("SALESFORCE_LOGIN_URL", "ftp://acme.my.salesforce.com"),
         ("CDC_STORAGE__blobServiceUri", "http://acme.blob.core.windows.net"),
         ("CDC_STORAGE__blobServiceUri", "https://acme.blob.core.windows.net/?sig=abc"),
     ],
