@@ -144,13 +144,11 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     properties: {
       allow: false
     }
-    dependsOn: [basicFtp] // one change of the app at a time
   }
 
   resource settings 'config' = {
     name: 'appsettings'
     properties: union(commonSettings, empty(username) ? clientCredentialsSettings : jwtBearerSettings)
-    dependsOn: [basicScm]
   }
 }
 

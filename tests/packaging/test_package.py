@@ -160,6 +160,7 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         each.process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", PYTHONS)
 def test_the_package_installs_and_indexes_on_each_python(installed: dict[str, Installed], version: str) -> None:
     """In a clean environment, from requirements.txt alone, as the remote build does."""
