@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .NOTPARALLEL:
-.PHONY: help setup demo chaos test test-suite test-pythons check lint types checkov pure lock clean _installed
+.PHONY: help setup demo chaos test test-suite test-pythons check lint types checkov audit pure lock clean _installed
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -85,6 +85,10 @@ checkov: setup ## The Bicep in infra/ against the checks of checkov, less those 
 	+@$(LOCKED) $(MAKE) --no-print-directory $(CHECKOV)/.installed
 	$(CHECKOV)/bin/checkov --config-file infra/checkov.yaml
 	echo "checkov: clean"
+
+audit: setup ## Known vulnerabilities of what is deployed; needs the way to a vulnerability service
+	@$(RUN) $(PIP_INSTALL) pip-audit
+	$(RUN) -m pip_audit -r requirements.txt --require-hashes --strict
 
 pure: setup ## The tests without network or process
 	@$(RUN) $(PYTEST) -m pure

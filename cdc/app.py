@@ -169,8 +169,9 @@ def _containers(settings: Settings, service: BlobService) -> tuple[Container, Co
 
 def quiet_foreign_logs() -> None:
     """Silence the SDK's line for every HTTP request, and urllib3's URLs, which may hold a SAS."""
-    for name in ("azure", "urllib3", "msal"):
+    for name in ("azure", "msal"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings quote malformed headers, cookies included
 
 
 __all__ = [

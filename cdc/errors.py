@@ -49,6 +49,14 @@ class RequestLost(SalesforceError):
     """A request got no complete answer (time-out, reset, EOF, 5xx, HTML): what it carried is gone for its session."""
 
 
+class AnswerDamaged(RequestLost):
+    """An answer holds messages with bytes that no JSON text has. It counts as lost; what comes again is believed."""
+
+    def __init__(self, message: str, *, hint: str, damaged: frozenset[bytes]) -> None:
+        super().__init__(message, hint=hint)
+        self.damaged = damaged
+
+
 class AnswerTooLarge(SalesforceError):
     """An answer exceeds what the product is willing to hold in memory."""
 

@@ -24,6 +24,7 @@ _PLAUSIBLE_MS = tuple(int((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH).total_seco
 _INTEGER = re.compile(rb"-?[0-9]{1,18}\Z")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
 _HEADER_SAFE = re.compile(r"[!-~]+\Z")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # JSON has them only escaped (RFC 8259, section 7)
 _REPLAY_ID_MAX_CHARS = 512  # all known ids have under 20 digits; blob metadata holds 8 KiB in all
 
 
@@ -47,11 +48,15 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Stray:
-    """A message that cannot be placed in a channel's log, with the reason; `raw` is kept whole in quarantine."""
+    """A message that cannot be placed in a channel's log, with the reason; `raw` is kept whole in quarantine.
+
+    `is_damaged`: no JSON text has such bytes, so they may have been spoilt on the way.
+    """
 
     channel: str | None
     reason: str
     raw: bytes
+    is_damaged: bool = False
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -148,7 +153,7 @@ def read_messages(body: bytes) -> tuple[list[Delivery], list[Stray], list[wire.R
 
 def _usual(body: bytes) -> list[_Usual] | None:
     """Return the facts of all messages at once, None where one of them is not as usual or spread over lines."""
-    if b"\n" in body or b"\r" in body:
+    if b"\n" in body or b"\r" in body or not _is_utf8(body):
         return None
     try:
         return _ANSWER.decode(body)
@@ -182,7 +187,7 @@ def _read_leniently(raw: wire.Raw) -> Delivery | Stray | str:
     try:
         top = wire.members(raw)
     except wire.Malformed as error:
-        return Stray(None, f"not an object: {error}", bytes(raw))
+        return Stray(None, f"not an object: {error}", bytes(raw), is_damaged=True)
     channel = wire.as_text(top.get("channel", b""))
     if channel is not None and channel.startswith("/meta/"):
         return channel
@@ -214,10 +219,24 @@ def _placed(
     replay_id = read_replay_id(replay_token)
     if replay_id is None:
         return Stray(channel, "no replay id" if not replay_token else "a replay id that cannot be used", bytes(raw))
+    if not _is_utf8(bytes(raw)):
+        return Stray(channel, "not UTF-8", bytes(raw), is_damaged=True)
     line = wire.as_line(raw)
     if line is None:
-        return Stray(channel, "a line break inside a token", bytes(raw))
+        return Stray(channel, "a line break inside a token", bytes(raw), is_damaged=True)
+    if _CONTROL.search(line):
+        return Stray(channel, "a control character", bytes(raw), is_damaged=True)
     return Delivery(channel, replay_id, _plausible_ms(commit_timestamp, created_date), line)
+
+
+def _is_utf8(text: bytes) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_replay_id(token: bytes) -> str | None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from cdc import background
+from cdc import background, bayeux
 from cdc.continuity import Policy
 from cdc.errors import (
     AllocationExhausted,
+    AnswerDamaged,
     AnswerUnreadable,
     CdcError,
     Fenced,
@@ -129,7 +130,9 @@ class _Run:
         )
         self._token: Token | None = None
         self._batch: _Batch | None = None
-        self._unreadable_at: object = None
+        self._damaged: frozenset[bytes] = frozenset()  # messages of the last damaged answer
+        self._unreadable_at: object = None  # the positions at which an answer came that nothing can read
+        self._has_kept_unreadable = False
         self._opened_s = 0.0  # when this session's subscribes were through
         self._is_healthy = False  # this session had a clean poll, and all of it landed
         self._is_steady = False  # and it did more than come and go
@@ -234,6 +237,7 @@ class _Run:
             if not self._active:
                 return _SessionEnd(None)
             session = self._ports.open_session(token)
+            session.believed = self._damaged
             self._open(session, token)
             self._poll(session, token)
             end = _SessionEnd(None)
@@ -359,6 +363,8 @@ class _Run:
         Raises: _SessionEnd. What an answer brought and is not landed then comes again in the next session.
         """
         self._settle_batch()
+        if isinstance(answer.failure, AnswerDamaged):
+            self._damaged = answer.failure.damaged
         if isinstance(answer.failure, AnswerUnreadable):
             self._keep_unreadable(answer.failure)
         is_clean = is_poll and answer.failure is None
@@ -388,8 +394,7 @@ class _Run:
         for delivery in answer.deliveries:
             deliveries.setdefault(delivery.channel, []).append(delivery)
         for name in [name for name in deliveries if name not in self._channels]:
-            reason = "a channel that was not subscribed"
-            strays += [Stray(name, reason, bytes(delivery.raw)) for delivery in deliveries.pop(name)]
+            strays += _unsubscribed(name, deliveries.pop(name))
         wanted = [channel for channel in self._active if channel.is_wanted]
         work = [(channel.log, deliveries[channel.name]) for channel in wanted if channel.name in deliveries]
         return _Batch(self._pipeline.start(Work(strays, work)), polled_at, wanted, bool(work))
@@ -424,9 +429,13 @@ class _Run:
         raise _SessionEnd((passing or list(final.values()))[0], is_retry_now=not passing)
 
     def _keep_unreadable(self, failure: AnswerUnreadable) -> None:
-        """An answer that nothing can read is asked for again; the second time at the same position it is kept raw."""
+        """An answer that nothing can read is asked for again; the second time at the same position it is kept raw.
+
+        Once a run is enough: each session's answer has ids of its own, and so each would be kept anew.
+        """
         positions = [channel.log.position for channel in self._active if channel.log.is_known]
-        if positions == self._unreadable_at:
+        if positions == self._unreadable_at and not self._has_kept_unreadable:
+            self._has_kept_unreadable = True
             stray = Stray(None, "an answer that cannot be read", failure.body)
             keeping = background.start("quarantine", lambda: self._ports.log.keep(stray))
             self._waiting.result(keeping, "keeping an unreadable answer", grace_s=LANDING_GRACE_S)
@@ -543,6 +552,13 @@ def _backoff_s(failures: int, cause: CdcError) -> float:
         return 0.0
     limit_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 5))
     return limit_s * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
+
+
+def _unsubscribed(name: str, deliveries: list[Delivery]) -> list[Stray]:
+    """Return a stray for each delivery of a channel that nobody subscribed; a flood of them is kept as one."""
+    reason = "a channel that was not subscribed"
+    raws = [bytes(delivery.raw) for delivery in deliveries]
+    return [Stray(name, reason, raw) for raw in (raws if len(raws) <= bayeux.MAX_STRAYS else [b"\n".join(raws)])]
 
 
 def _subscribing(session: CometDSession, name: str, replay_id: str) -> Callable[[float], Answer]:

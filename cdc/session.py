@@ -15,6 +15,7 @@ from cdc import bayeux, wire
 from cdc.bayeux import Cause, Messages, Reply
 from cdc.errors import (
     AllocationExhausted,
+    AnswerDamaged,
     AnswerUnreadable,
     ReplayIdRefused,
     RequestLost,
@@ -62,6 +63,7 @@ class CometDSession:
     client_id: str = ""
     is_over: bool = False  # lost, refused or disconnected: no events may be taken from it any more
     is_gone: bool = False  # the server itself has ended it: there is nothing to disconnect
+    believed: frozenset[bytes] = field(default=frozenset(), repr=False)  # damaged messages that came before, the same
     _next_id: int = field(default=1, repr=False)
 
     def handshake(self, *, timeout_s: float) -> Answer:
@@ -127,6 +129,10 @@ class CometDSession:
             messages = bayeux.read_answer(http.body)
         except wire.Malformed as error:
             return self._end(Answer(), _unreadable(what, http, str(error))), None
+        damaged = frozenset(stray.raw for stray in messages.strays if stray.is_damaged)
+        if not damaged <= self.believed:
+            failure = AnswerDamaged(f"{what}: the answer holds damaged bytes", hint=_AGAIN, damaged=damaged)
+            return self._end(Answer(), failure), None
         return self._sorted(meta, what, channel, message_id, messages, http.server_time)
 
     def _sorted(

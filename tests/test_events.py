@@ -69,9 +69,14 @@ def test_an_awkward_payload_is_kept_byte_for_byte(payload: str) -> None:
     assert (found.channel, found.replay_id, found.time_ms) == (CHANNEL, "42", NOON_MS)
 
 
-def test_invalid_utf_8_in_a_payload_is_kept_too() -> None:
-    raw = message(payload='"s":"?"').replace(b"?", b"\xff\xfe")
-    assert bytes(delivered(raw).raw) == raw
+@pytest.mark.parametrize("noise", [b"\xff\xfe", b"\x00", b"\x1f", b"\xed\xa0\x80"])
+def test_bytes_that_no_json_text_has_make_a_damaged_stray_of_the_whole_message(noise: bytes) -> None:
+    raw = message(payload='"s":"?"').replace(b"?", noise)
+    found = read_message(raw)
+    assert isinstance(found, Stray)
+    assert (found.raw, found.is_damaged) == (raw, True)
+    deliveries, strays, _ = read_messages(b"[" + message() + b"," + raw + b"]")
+    assert (len(deliveries), strays) == (1, [found])
 
 
 @pytest.mark.parametrize(

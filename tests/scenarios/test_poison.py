@@ -188,8 +188,28 @@ def test_an_answer_that_defeats_both_parsers_twice_at_one_place_is_kept_raw_and_
     assert len(site.asked("handshake")) < 10
 
 
-@pytest.mark.xfail(reason="each session's answer has ids of its own, so each attempt is kept anew", strict=True)
 def test_an_answer_that_cannot_be_read_is_kept_once_a_run(site: Site) -> None:
     unreadable(site)
     site.capture(ACCOUNT, seconds=4)
     assert len(site.log.quarantine()) == 1
+
+
+def test_an_answer_with_damaged_bytes_is_asked_for_again_and_lands_as_it_was_published(site: Site) -> None:
+    site.org.publish(ACCOUNT, 20)
+    site.org.knobs(events_on_subscribe=False)
+    site.org.fault("connect", "garble", only_with_events=True)
+    assert site.capture(ACCOUNT, seconds=3).outcome == "ok"
+    assert site.log.quarantine() == []
+    assert_landed_once(site.org, site.log, ACCOUNT)
+
+
+def test_bytes_that_stay_damaged_are_what_salesforce_sends_and_hold_nobody_up(site: Site) -> None:
+    site.org.publish(ACCOUNT, 2)
+    site.org.raw(ACCOUNT, event('{"s":"?"}').encode().replace(b"?", b"\xff\xfe"))
+    site.org.publish(ACCOUNT, 2)
+    report = site.capture(ACCOUNT, seconds=2)
+    assert report.outcome == "degraded"
+    assert (report.sessions, report.lost_sessions) == (2, 1)
+    published = site.org.deliveries(ACCOUNT)
+    assert site.log.quarantine() == [published[2]]
+    assert site.log.lines(ACCOUNT) == [*published[:2], *published[3:]]
