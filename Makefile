@@ -94,7 +94,7 @@ pure: setup ## The tests without network or process
 	@$(RUN) $(PYTEST) -m pure
 
 test-suite: setup ## All tests on the Python of .venv
-	@$(RUN) $(PYTEST) -n 2 --dist loadfile
+	@$(RUN) $(PYTEST) -n 4 --dist loadfile --durations 25
 
 test-pythons: setup ## The portable tests on the other supported Pythons of this machine
 	+@$(LOCKED) $(MAKE) --no-print-directory $(OTHER_PYTHONS)
