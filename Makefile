@@ -82,7 +82,7 @@ $(CHECKOV)/.installed: requirements-checkov.txt
 	touch $@
 
 checkov: setup ## The Bicep in infra/ against the checks of checkov, less those that infra/checkov.yaml explains
-	+@$(LOCKED) $(MAKE) --no-print-directory $(CHECKOV)/.installed
+	+@$(LOCKED) $(MAKE) --silent --no-print-directory $(CHECKOV)/.installed
 	$(CHECKOV)/bin/checkov --config-file infra/checkov.yaml
 	echo "checkov: clean"
 
