@@ -155,8 +155,7 @@ def read_answer(body: bytes) -> Messages:
     deliveries: list[events.Delivery] = []
     strays: list[events.Stray] = []
     stray_count = 0
-    for raw in wire.elements(body):
-        message = events.read_message(raw)
+    for raw, message in events.read_messages(body):
         if type(message) is events.Delivery:
             deliveries.append(message)
         elif isinstance(message, events.Stray):

@@ -5,9 +5,10 @@ Pure: no I/O, no clock. Nothing here decides what is done with a delivery that l
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -112,6 +113,7 @@ class _Usual(msgspec.Struct, gc=False):
 
 _ANSWER = msgspec.json.Decoder(list[_Usual])
 _USUAL_IDS_END = 1 << 63
+_PIECE_BYTES = 32 * 1024
 
 
 def from_ms(time_ms: int) -> datetime:
@@ -124,14 +126,11 @@ def to_ms(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
-def read_messages(body: bytes) -> tuple[list[Delivery], list[Stray], list[wire.Raw]]:
-    """Return what `read_message` makes of each message of an answer, its meta replies as they are; each in order.
+def read_messages(body: bytes) -> Iterator[tuple[wire.Raw, Delivery | Stray | str]]:
+    """Yield each message of an answer, in order: its bytes, and what `read_message` makes of them.
 
     Raises: wire.Malformed.
     """
-    deliveries: list[Delivery] = []
-    strays: list[Stray] = []
-    replies: list[wire.Raw] = []
     raws = wire.elements(body)
     facts: Iterable[_Usual | None] = _usual(body) or repeat(None, len(raws))
     first_ms, end_ms = _PLAUSIBLE_MS
@@ -139,20 +138,16 @@ def read_messages(body: bytes) -> tuple[list[Delivery], list[Stray], list[wire.R
         if usual and (data := usual.data) and not usual.channel.startswith("/meta/"):
             replay_id, time_ms = data.event.replayId, data.payload.ChangeEventHeader.commitTimestamp
             if 0 < replay_id < _USUAL_IDS_END and first_ms <= time_ms < end_ms:
-                deliveries.append(Delivery(usual.channel, str(replay_id), time_ms, raw))
+                yield raw, Delivery(usual.channel, str(replay_id), time_ms, raw)
                 continue
-        message = read_message(raw)
-        if isinstance(message, Delivery):
-            deliveries.append(message)
-        elif isinstance(message, Stray):
-            strays.append(message)
-        else:
-            replies.append(raw)
-    return deliveries, strays, replies
+        yield raw, read_message(raw)
 
 
 def _usual(body: bytes) -> list[_Usual] | None:
-    """Return the facts of all messages at once, None where one of them is not as usual or spread over lines."""
+    """Return the facts of all messages at once, None where one of them is not as usual or spread over lines.
+
+    The decoder refuses control characters itself, but not bytes that are no UTF-8 in what it passes over.
+    """
     if b"\n" in body or b"\r" in body or not _is_utf8(body):
         return None
     try:
@@ -232,8 +227,11 @@ def _placed(
 def _is_utf8(text: bytes) -> bool:
     if text.isascii():
         return True
-    try:
-        text.decode()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:  # in pieces: a whole answer would be decoded into fresh memory, which costs more than the decoding
+        for begin in range(0, len(text), _PIECE_BYTES):
+            decoder.decode(text[begin : begin + _PIECE_BYTES])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
     return True
