@@ -41,7 +41,7 @@ class Meter:
                 self.requests[request.method] += 1
             return send(adapter, request, *args, **kwargs)
 
-        HTTPAdapter.send = counting  # type: ignore[method-assign]
+        HTTPAdapter.send = counting  # type: ignore[method-assign, assignment]
 
     def first_poll(self) -> None:
         """The first connect is about to be sent."""
@@ -86,14 +86,14 @@ def product(task: dict[str, Any]) -> dict[str, Any]:
     meter = Meter(task["storage_url"])
     stop: Future[None] = Future()
     landed: list[tuple[int, int]] = []  # (time, count) of each segment
-    left = task.get("events") or -1
+    left = task.get("events", sys.maxsize)
 
     def emit(name: str, /, *, level: int = 20, **fields: Any) -> None:
         nonlocal left
         if name == "channel.landed":
             landed.append((time.time_ns(), fields["count"]))
             left -= fields["count"]
-            if left == 0:
+            if left <= 0 and not stop.done():
                 stop.set_result(None)
         elif name == "run.finished":
             meter.landed()

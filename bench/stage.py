@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -110,7 +111,10 @@ def stage(*, org_ms: float = 0, storage_ms: float = 0, **knobs: Any) -> Iterator
         if storage_ms:
             port = stack.enter_context(_slow_line(storage.url, storage_ms))
             storage_url, connection = _beyond(port, storage_url), _beyond(port, connection, storage.url)
-        yield Stage(org, org_url, connection, storage_url)
+        try:
+            yield Stage(org, org_url, connection, storage_url)
+        finally:
+            os.kill(storage.pid, signal.SIGKILL)  # it keeps nothing, and would wait for idle connections first
 
 
 def _beyond(port: int, text: str, url: str = "") -> str:

@@ -36,11 +36,16 @@ def test_contenders_do_their_work_and_the_document_has_every_mark() -> None:
 @pytest.mark.pure
 def test_a_figure_beyond_its_mark_is_shown_as_missed() -> None:
     results = Results(TINY)
-    for name, value in (("product 2000 x 1000 cpu_us", 9.0), ("pipe 2000 x 1000 cpu_us", 3.0), ("idle requests", 5.0)):
+    for name, value in (
+        ("product 2000 x 1000 cpu_us", 9.0),
+        ("pipe 2000 x 1000 cpu_us", 3.0),
+        ("idle 1 requests", 7.0),
+        ("idle 5 requests", 27.0),
+    ):
         results.add(name, value)
     verdicts = {mark.what.partition(",")[0]: mark.verdict for mark in marks(results, 1.0, False)}
     assert verdicts["CPU per event"] == "**missed**"
-    assert verdicts["idle run: storage requests a channel"] == "met"
+    assert verdicts["idle run: storage requests a channel (2 more a run)"] == "met"
     assert verdicts["idle run: blobs written"] == "not measured"
 
 
