@@ -574,11 +574,18 @@ def test_the_timers_are_named_like_the_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [(" 0 */2 * * * * ", "0 */2 * * * *"), ("", "0 */5 * * * *"), ("whenever", "0 */5 * * * *")],
+    ("environ", "expected"),
+    [
+        ({"CDC_SCHEDULE": "0 */2 * * * *"}, "%CDC_SCHEDULE%"),
+        ({"CDC_SCHEDULE": "whenever"}, "%CDC_SCHEDULE%"),
+        ({"CDC_SCHEDULE": ""}, "0 */5 * * * *"),
+        ({}, "0 */5 * * * *"),
+    ],
 )
-def test_the_timer_ticks_by_the_default_where_the_schedule_is_bad(value: str, expected: str) -> None:
-    assert timer_schedule({"CDC_SCHEDULE": value}) == expected
+def test_the_host_resolves_the_schedule_and_a_missing_one_is_the_default(
+    environ: dict[str, str], expected: str
+) -> None:
+    assert timer_schedule(environ) == expected
 
 
 OVERRIDE = "AzureFunctionsJobHost__functionTimeout"
