@@ -213,8 +213,12 @@ def test_clearing_disarms(proxy: FaultProxy) -> None:
 
 
 def test_a_reset_of_the_server_is_a_reset_for_the_client_and_a_server_that_is_not_there_too(echo: Echo) -> None:
-    with FaultProxy("http://127.0.0.1:1") as proxy, connected(proxy) as connection:
-        assert heard(connection) == (b"", "reset")
+    with FaultProxy("http://127.0.0.1:1") as proxy:
+        try:
+            with connected(proxy) as connection:
+                assert heard(connection) == (b"", "reset")
+        except ConnectionResetError:
+            pass  # it came before the connection was even through
 
 
 def test_a_response_has_no_black_hole() -> None:

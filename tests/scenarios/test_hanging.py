@@ -193,7 +193,7 @@ def test_a_run_that_is_stopped_ends_at_once_and_cleanly(site: Site) -> None:
     wait_until(lambda: site.log.lines(ACCOUNT))
     stop.set_result(None)
     worker.join()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert (reports[0].outcome, reports[0].is_interrupted) == ("ok", True)
     assert not site.org.sessions()
     assert_landed_once(site.org, site.log, ACCOUNT)
