@@ -373,7 +373,7 @@ def slow_lines(results: Results) -> None:
     count = results.scale.slow_events
     with stage(org_ms=ORG_MS, storage_ms=STORAGE_MS) as on:
         on.org.backlog(ACCOUNT, count, size=1_000)
-        for number in rounds(results):
+        for number in rounds(results, min(2, results.scale.rounds)):
             for name in alternate(number, ("product", "pipe", "drain")):
                 throughput(results, on, name, "slow", count, [ACCOUNT])
     with stage(org_ms=ORG_MS, storage_ms=STORAGE_MS) as on:
