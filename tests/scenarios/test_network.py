@@ -1,0 +1,97 @@
+"""The line itself: every answer of storage lost in turn, storage that is slow, a Salesforce connection half open."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from azure.storage.blob import ExponentialRetry
+
+from tests.azurite import Azurite
+from tests.faultproxy import FaultProxy, Spoil
+from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, assert_sessions_clean, messages_of, wait_until
+
+WRITES = 11  # of a first run of two channels: containers, checkpoints, generation records, segments, run record
+
+
+@pytest.fixture
+def line(storage: Azurite) -> Iterator[FaultProxy]:
+    """The line to the storage."""
+    with FaultProxy(storage.url) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("nth", range(WRITES))
+def test_the_answer_to_one_write_is_lost(
+    site: Site, line: FaultProxy, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: the write took effect, and nobody was told."""
+    monkeypatch.setattr(ExponentialRetry, "get_backoff_time", lambda self, settings: 0.05)  # instead of seconds
+    for channel in (ACCOUNT, CONTACT):
+        site.org.publish(channel, 5)
+    line.arm(Spoil("cut", on="response", request=b"PUT "), after=nth)
+    through = line.stand_in_for(site.connection_string)
+    report = site.capture(ACCOUNT, CONTACT, CDC_STORAGE=through)
+    assert line.struck["response.cut"] == 1
+    assert report.outcome == "ok", report.summary()
+    site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
+    for channel in (ACCOUNT, CONTACT):
+        assert_landed_once(site.org, site.log, channel)
+    assert not [name for name in site.log.state() if name.startswith("gaps/")]
+
+
+def test_storage_slower_than_the_server_keeps_a_session_costs_sessions_and_no_event(
+    site: Site, line: FaultProxy
+) -> None:
+    """A session is forgotten after half a second without a poll; a segment takes longer to write."""
+    site.org.knobs(session_expiry_s=0.5, max_events=20, events_on_subscribe=False)
+    site.org.backlog(ACCOUNT, 80)
+    line.arm(Spoil("delay", on="request", request=b"PUT ", seconds=0.9), after=6, times=2)
+    report = site.capture(ACCOUNT, seconds=4, CDC_STORAGE=line.stand_in_for(site.connection_string))
+    assert line.struck["request.delay"] == 2
+    assert report.outcome == "ok", report.summary()
+    assert_landed_once(site.org, site.log, ACCOUNT)
+    assert_sessions_clean(site)
+
+
+def test_a_poll_on_a_half_open_connection_is_given_up_and_the_next_run_lands_all(site: Site) -> None:
+    """The server has answered; what it wrote never arrives, and no end of the connection either."""
+    with FaultProxy(site.org.url) as way:
+        found: list[Any] = []
+        login = way.stand_in_for(site.org.url)
+        worker = threading.Thread(
+            target=lambda: found.append(site.capture(ACCOUNT, seconds=2, SALESFORCE_LOGIN_URL=login))
+        )
+        worker.start()
+        wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()))
+        assert way.strike(Spoil("half_open")) >= 1
+        site.org.publish(ACCOUNT, 10)
+        worker.join()
+    assert site.log.lines(ACCOUNT) == []
+    [report] = found
+    assert report.finished is not None
+    assert (report.finished - report.started).total_seconds() < 2 + 15
+    assert report.outcome == "ok", report.summary()
+    assert site.capture(ACCOUNT).outcome == "ok"
+    assert_landed_once(site.org, site.log, ACCOUNT)
+
+
+def test_a_host_name_that_does_not_exist_ends_the_run_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, *more: Any, **named: Any) -> Any:
+        if host == "nowhere.my.salesforce.com":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    report = site.capture(ACCOUNT, seconds=20, SALESFORCE_LOGIN_URL="https://nowhere.my.salesforce.com")
+    assert report.outcome == "failed"
+    assert "no such host" in messages_of(report)[0]
+    assert "My Domain" in report.problems[0].hint
+    assert report.finished is not None
+    assert (report.finished - report.started).total_seconds() < 10
