@@ -476,8 +476,8 @@ class _Run:
         if answer.failure is not None:
             return
         self._emit("session.closed", session=session.client_id[:6])
-        if was_over and self._waiting.left_s <= 0:
-            # It only ignored advice.timeout: what is subscribed was listened to.
+        if was_over and self._waiting.left_s <= 0 and not self.report.lost_sessions:
+            # It only ignored advice.timeout: what is subscribed was listened to. After a lost poll that is no excuse.
             for channel in self._active:
                 channel.report.is_captured |= channel.is_wanted
         self._batch = self._start_batch(answer, None)

@@ -197,3 +197,20 @@ def test_a_run_that_is_stopped_ends_at_once_and_cleanly(site: Site) -> None:
     assert (reports[0].outcome, reports[0].is_interrupted) == ("ok", True)
     assert not site.org.sessions()
     assert_landed_once(site.org, site.log, ACCOUNT)
+
+
+def test_a_way_that_swallows_every_poll_fails_the_run_though_all_else_is_answered(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connected, subscribed and deaf: the last poll's abort is excused only where no poll was lost before it."""
+    monkeypatch.setattr("cdc.run.NETWORK_DELAY_S", 0.3)
+    site.org.knobs(advised_timeout_ms=300)
+    site.org.publish(ACCOUNT, 5)
+    site.org.knobs(events_on_subscribe=False)
+    site.org.fault("connect", "hang", after=1, times=1)
+    for _ in range(20):
+        site.org.fault("connect", "hang", after=1, times=1)  # the first connect of each session is answered
+    report = site.capture(ACCOUNT, seconds=2.5)
+    assert report.outcome == "failed", report.summary()
+    assert report.lost_sessions >= 1
+    assert messages_of(report)
