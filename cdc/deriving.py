@@ -67,6 +67,10 @@ def find_end(events: Container, state: Container, channel: str, *, now: datetime
             "checkpoint nor a segment",
             hint="restore the missing blobs, or move the channel's generation records away to start anew",
         )
+    if etag is None and segment is not None:
+        if _has_checkpoint(state, channel):
+            return find_end(events, state, channel, now=now, warn=warn)  # another run has just begun the log
+        warn(f"the checkpoint of {channel} is missing; the log decides")
     if checkpoint is not None and checkpoint.segment and segment is None and has_events:
         raise LogInconsistent(
             f"opening the log of {channel}: the checkpoint knows segment {checkpoint.segment}, but there is none",
@@ -79,6 +83,13 @@ def find_end(events: Container, state: Container, channel: str, *, now: datetime
             "away and capture starts anew",
         )
     return End(_position(channel, checkpoint, segment, generation, warn), checkpoint, etag, has_state, has_events)
+
+
+def _has_checkpoint(state: Container, channel: str) -> bool:
+    try:
+        return state.head(layout.checkpoint_name(channel)) is not None
+    except ContainerMissing:
+        return False
 
 
 def _position(

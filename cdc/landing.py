@@ -281,7 +281,7 @@ class ChannelLog:
             org_id=self._org_id,
             user_id=user_id,
             run_id=self._log.run_id,
-            may_repeat_earlier_events=number > 1 and opening.start != TIP,
+            may_repeat_earlier_events=number > 1,
         )
         written = self._create_record(layout.generation_name(self.channel, number), record.to_blob())
         adopted = record if written else read_generation(self._log.state, self.channel, number)

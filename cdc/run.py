@@ -187,6 +187,8 @@ class _Run:
 
     def _note_unrecovered(self, cause: CdcError) -> None:
         """The run ends in trouble. A session lost in the last moments is no fault: the next run goes on from there."""
+        if isinstance(cause, Fenced | LogInconsistent):
+            return  # the channel has been excluded for it, and said so
         if isinstance(cause, StorageError):
             self.report.fail(cause)
         elif not self._is_healthy:
@@ -385,7 +387,7 @@ class _Run:
             open_for_s=self._clock.monotonic() - self._opened_s if is_poll else 0.0,
         )
         if unproven:
-            cause = RequestLost(f"proving the continuity of {', '.join(unproven)}: not proved", hint=_AGAIN)
+            cause = RequestLost(f"proving the continuity of {', '.join(unproven)}: not proved", hint=_UNPROVEN)
             raise _SessionEnd(cause, is_retry_now=True)
 
     def _start_batch(self, answer: Answer, polled_at: datetime | None) -> _Batch:
@@ -543,6 +545,10 @@ class _Run:
 
 _STORAGE_HANGS = "check that Blob Storage can be reached from here: firewall, private endpoint, DNS, CDC_STORAGE"
 _AGAIN = "capture goes on in a new session, from the last landed event"
+_UNPROVEN = (
+    "records changed, or the org could not be asked: a gap is recorded as soon as a run has the time for a new session "
+    "(raise CDC_RUN_SECONDS or --seconds)"
+)
 _HANGING = RequestLost("connect: no complete answer in time", hint=_AGAIN)
 
 
