@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cdc import overview, preflight, salesforce
+from cdc import overview, preflight, rest, salesforce
 from cdc.continuity import Policy
 from cdc.errors import SettingsInvalid
 from cdc.events import EARLIEST, TIP
@@ -99,7 +99,7 @@ def capture(
         ports = Ports(
             fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
             open_session=lambda token: CometDSession(salesforce.Streaming(token, version)),
-            open_rest=lambda token: salesforce.Rest(token, version),
+            open_rest=lambda token: rest.Rest(token, version),
             log=StorageLog(
                 service.container(settings.cdc_events_container),
                 service.container(settings.cdc_checkpoints_container),

@@ -27,7 +27,7 @@ from cdc.errors import (
     TokenInvalid,
 )
 from cdc.events import Delivery, Stray
-from cdc.salesforce import HttpAnswer
+from cdc.exchange import HttpAnswer
 
 
 class Transport(Protocol):

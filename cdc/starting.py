@@ -38,7 +38,7 @@ PROOF_AFTER_S = 5.0  # a channel that brought nothing for so long after the subs
 
 
 class RestQuestions(Protocol):
-    """What a run may have to ask the org (`salesforce.Rest`)."""
+    """What a run may have to ask the org (`rest.Rest`)."""
 
     def has_changes(self, channel: str, start: datetime, end: datetime) -> bool:
         """True where records behind the channel changed in the interval. Raises: RestFailed."""

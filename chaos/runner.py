@@ -41,7 +41,7 @@ class WrongClock:
 
 def capture_with(clock: WrongClock, seconds: float) -> int:
     """Capture every group at once, as the command line does, but by this wall clock; prints the same document."""
-    from cdc import app, background, salesforce
+    from cdc import app, background, rest, salesforce
     from cdc.continuity import Policy
     from cdc.events import EARLIEST, TIP
     from cdc.landing import StorageLog
@@ -65,7 +65,7 @@ def capture_with(clock: WrongClock, seconds: float) -> int:
             ports = Ports(
                 fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
                 open_session=lambda token: CometDSession(salesforce.Streaming(token, version)),
-                open_rest=lambda token: salesforce.Rest(token, version),
+                open_rest=lambda token: rest.Rest(token, version),
                 log=StorageLog(
                     service.container(settings.cdc_events_container),
                     service.container(settings.cdc_checkpoints_container),

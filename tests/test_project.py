@@ -35,7 +35,7 @@ NETWORK = {
 }
 # What a module alone may import, whoever else would like to.
 RESERVED = {
-    **{name: {"cdc.salesforce", "cdc.store"} for name in NETWORK},
+    **{name: {"cdc.exchange", "cdc.rest", "cdc.store"} for name in NETWORK},
     "azure.functions": {"function_app"},
     "pydantic_settings": {"cdc.settings"},
     "typer": {"cdc.cli", "cdc.__main__"},
@@ -47,8 +47,8 @@ RESERVED = {
 # Two doors to one app: they take the wired objects, never the pieces.
 DOORS = {"function_app", "cdc.cli", "cdc.__main__"}
 PIECES = {
-    *("cdc.salesforce", "cdc.store", "cdc.memory_store", "cdc.session", "cdc.landing", "cdc.bayeux", "cdc.events"),
-    *("cdc.wire", "cdc.layout"),
+    *("cdc.exchange", "cdc.rest", "cdc.salesforce", "cdc.store", "cdc.memory_store", "cdc.session", "cdc.landing"),
+    *("cdc.bayeux", "cdc.events", "cdc.wire", "cdc.layout"),
 }
 STRANGERS = {
     "cdc": {"emulator", "tests", "demo", "bench"},
@@ -200,7 +200,7 @@ def test_the_import_table_sees(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("cdc.bayeux", "from cdc import events, wire\nimport msgspec, json\nfrom urllib.parse import quote"),
-        ("cdc.salesforce", "import requests, socket\nfrom cdc.bayeux import Reply"),
+        ("cdc.exchange", "import requests, socket\nfrom cdc.errors import RequestLost"),
         ("cdc.store", "from azure.storage.blob import BlobClient\nfrom azure.core.exceptions import AzureError"),
         ("function_app", "import azure.functions as func\nfrom cdc import app\nfrom cdc.settings import load"),
         ("cdc.cli", "import typer\nfrom cdc.app import wired"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cdc import bayeux, continuity, events, layout, salesforce, wire
+from cdc import bayeux, continuity, events, exchange, layout, salesforce, wire
 from cdc.errors import CdcError, SettingsInvalid
 from cdc.session import CometDSession
 from cdc.settings import check_function_timeout, load_settings, timer_groups, timer_schedule
@@ -48,9 +48,9 @@ class Canned:
     body: bytes
     sent: list[bytes] = field(default_factory=list)
 
-    def post(self, body: bytes, what: str, *, timeout_s: float) -> salesforce.HttpAnswer:
+    def post(self, body: bytes, what: str, *, timeout_s: float) -> exchange.HttpAnswer:
         self.sent.append(body)
-        return salesforce.HttpAnswer(200, self.body, NOW)
+        return exchange.HttpAnswer(200, self.body, NOW)
 
     def close(self) -> None:
         """Nothing to give back."""

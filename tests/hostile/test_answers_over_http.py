@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cdc import salesforce
+from cdc import exchange, rest, salesforce
 from cdc.errors import AnswerTooLarge, LoginRefused, RequestLost, RestFailed, ServerBusy
-from cdc.salesforce import Credentials, Rest, Streaming, Token, fetch_token
+from cdc.rest import Rest
+from cdc.salesforce import Credentials, Streaming, Token, fetch_token
 from tests.harness import ACCOUNT, Site, wait_until
 from tests.hostile.raw_server import Answer, dripping, http, sending, serving
 
@@ -26,7 +27,7 @@ PLAIN = "Content-Type: application/json"
 IN_TIME_S = 3.0  # for what is asked with half a second's patience, on a busy machine
 
 
-def post(answer: Answer, *, timeout_s: float = 10.0) -> salesforce.HttpAnswer:
+def post(answer: Answer, *, timeout_s: float = 10.0) -> exchange.HttpAnswer:
     """Send one poll to a server that answers so."""
     with serving(answer) as server:
         streaming = Streaming(Token("tok3n", server.url, "", ""), "66.0")
@@ -48,8 +49,12 @@ def chunked(*chunks: bytes) -> bytes:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds of a megabyte, so that a test needs no more."""
-    for name in ("MAX_ANSWER_BYTES", "MAX_REST_ANSWER_BYTES", "MAX_TOKEN_ANSWER_BYTES"):
-        monkeypatch.setattr(salesforce, name, 1_000_000)
+    for module, name in (
+        (salesforce, "MAX_ANSWER_BYTES"),
+        (rest, "MAX_REST_ANSWER_BYTES"),
+        (salesforce, "MAX_TOKEN_ANSWER_BYTES"),
+    ):
+        monkeypatch.setattr(module, name, 1_000_000)
 
 
 def test_an_honest_compressed_answer_is_unpacked() -> None:
@@ -117,7 +122,7 @@ def test_what_drips_is_given_up_when_the_time_is_up(what: str) -> None:
 
 @pytest.mark.parametrize("ask", ["token", "rest"])
 def test_the_token_endpoint_and_rest_cannot_drip_for_ever_either(ask: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(salesforce, "REST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(exchange, "REQUEST_TIMEOUT_S", 0.5)
     head, drop = DRIPS["a header"]
     began = time.monotonic()
     with serving(dripping(head, drop, every_s=0.02)) as server:

@@ -13,7 +13,8 @@ import pytest
 from cdc import app, salesforce
 from cdc.errors import CdcError
 from cdc.landing import ChannelLog, StorageLog
-from cdc.salesforce import Rest, Streaming, fetch_token
+from cdc.rest import Rest
+from cdc.salesforce import Streaming, fetch_token
 from cdc.session import CometDSession
 from cdc.settings import load_settings
 from cdc.signals import LOGGER, format_event
@@ -216,14 +217,14 @@ def test_a_planted_leak_is_found_and_not_repeated(plant: str, witness: Witness) 
 def test_a_leak_planted_in_the_product_itself_is_found(
     site: Site, storage: Azurite, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    careless = salesforce._exchange
+    careless = salesforce.exchange
 
     def leaking(session: Any, url: str, what: str, **more: Any) -> Any:
         answer = careless(session, url, what, **more)
         logging.getLogger("cdc").debug("cookies %s", session.cookies.get_dict())
         return answer
 
-    monkeypatch.setattr(salesforce, "_exchange", leaking)
+    monkeypatch.setattr(salesforce, "exchange", leaking)
     site.capture(ACCOUNT)
     with pytest.raises(Leak):
         witness.check(secrets_of(site, storage))

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from cdc import layout, salesforce
+from cdc import exchange, layout, salesforce
 from cdc.errors import CdcError, LoginRefused, RequestLost, RestFailed, SettingsInvalid
-from cdc.salesforce import Credentials, Rest, Streaming, Token, fetch_token
+from cdc.rest import Rest
+from cdc.salesforce import Credentials, Streaming, Token, fetch_token
 from cdc.settings import load_settings
 from cdc.store import checked_name
 from tests.harness import ACCOUNT
@@ -113,7 +114,7 @@ def test_no_other_instance_gets_the_token(url: str) -> None:
     "host", ["127.0.0.1.evil.org", "localhost.evil.org", "127.0.0.1:80@evil.org", "127.1", "0.0.0.0"]
 )
 def test_what_only_looks_like_this_machine_is_not_it(host: str) -> None:
-    assert not salesforce.is_loopback(f"http://{host}")
+    assert not exchange.is_loopback(f"http://{host}")
     with pytest.raises(LoginRefused):
         read(f"http://{host}", "http://127.0.0.1:8765")
     with pytest.raises(SettingsInvalid, match="SALESFORCE_LOGIN_URL"):
@@ -168,7 +169,7 @@ def test_netrc_adds_and_replaces_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     )
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setattr(salesforce, "is_loopback", lambda url: False)  # as for any host of the world
+    monkeypatch.setattr(exchange, "is_loopback", lambda url: False)  # as for any host of the world
     with serving(sending(http(b"[]"))) as server:
         Streaming(Token(TOKEN, server.url, "", ""), "66.0").post(b"[]", "connect", timeout_s=5)
         with pytest.raises(LoginRefused):
