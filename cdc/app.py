@@ -30,7 +30,7 @@ from cdc.settings import (
     timer_groups,
     timer_schedule,
 )
-from cdc.signals import Emit, log_event
+from cdc.signals import Emit, log_event, log_json
 from cdc.store import BlobService, Container, Patience, open_service
 
 _PATIENTLY, _BRIEFLY = Patience(), Patience(repetitions=1)  # briefly: where somebody waits for the answer
@@ -124,7 +124,7 @@ def run_timer(group_name: str, root: Path) -> RunReport:
     """
     settings = load_settings()
     check_function_timeout(settings, root / "host.json")
-    return capture(settings, group_named(settings, group_name))
+    return capture(settings, group_named(settings, group_name), emit=log_json)
 
 
 def check(root: Path) -> Iterator[preflight.Finding]:

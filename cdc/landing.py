@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
-import msgspec
-
 from cdc import layout
 from cdc.continuity import Opening, Position, Start
 from cdc.deriving import Warn, find_end, read_checkpoint, read_generation
@@ -60,6 +58,8 @@ class StorageLog:
         self.now = now
         self._is_closed = False
         self._creating = threading.Lock()
+        self._run_before: RunRecord | None = None  # the group's last record that is not this run's
+        self._run_etag: str | None = None
 
     def close(self) -> None:
         """From now on no write starts: the run is over, whatever still hangs."""
@@ -124,25 +124,35 @@ class StorageLog:
                 continue
         return max(polls, default=None)
 
+    def read_run(self, group: str) -> RunRecord | None:
+        """Return the record of the group's last run, None where there is none or it cannot be read.
+
+        Raises: StorageError.
+        """
+        blob = self.state.read(layout.run_name(group))
+        self._run_etag = blob.etag if blob else None
+        try:
+            record = RunRecord.from_blob(blob.body) if blob else None
+        except Unreadable:
+            record = None
+        if record is None or record.run_id != self.run_id:
+            self._run_before = record
+        return self._run_before
+
     def write_run(self, record: RunRecord) -> None:
-        """Write the group's run record by compare-and-swap; the newest clean poll of each channel survives.
+        """Write the group's run record by compare-and-swap; what runs remember is taken over from the one before it.
 
         Raises: StorageError, RunClosed.
         """
-        name = layout.run_name(record.group)
-        for _ in range(3):
+        for attempt in range(3):
             self.check_open()
-            blob = self.state.read(name)
+            if attempt or self._run_before is None:
+                self.read_run(record.group)
+            body = record.after(self._run_before).to_blob()
             try:
-                known = RunRecord.from_blob(blob.body).clean_polls if blob else {}
-            except Unreadable:
-                known = {}
-            polls = dict(known)
-            for channel, polled in record.clean_polls.items():
-                polls[channel] = max(polled, polls.get(channel, polled))
-            body = msgspec.structs.replace(record, clean_polls=polls).to_blob()
-            try:
-                self.state.replace(name, body, etag=blob.etag if blob else None, content_type=layout.RECORD_TYPE)
+                self._run_etag = self.state.replace(
+                    layout.run_name(record.group), body, etag=self._run_etag, content_type=layout.RECORD_TYPE
+                )
                 return
             except BlobChanged:
                 continue

@@ -94,6 +94,16 @@ def gap_name(channel: str, number: int) -> str:
     return f"{gaps_prefix(channel)}{number:04d}.json"
 
 
+def gap_closing_name(channel: str, number: int) -> str:
+    """`gaps/data/AccountChangeEvent/0002.closed.json`: an operator has dealt with that gap."""
+    return f"{gaps_prefix(channel)}{number:04d}.closed.json"
+
+
+def read_gap_number(name: str) -> int | None:
+    """Return the number of a gap record's name, None for any other blob, a closing too."""
+    return read_generation_number(name)
+
+
 RUNS_PREFIX = "runs/"
 
 
@@ -248,6 +258,14 @@ class Gap(Record, frozen=True, kw_only=True, rename="camel"):
     start: Token | Literal["stop"]  # where capture goes on
 
 
+class GapClosing(Record, frozen=True, kw_only=True, rename="camel"):
+    """An operator's word that a gap is dealt with: reconciled, or not worth it."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, lt=10**6)]
+    closed: Moment
+    note: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+
+
 class Checkpoint(Record, frozen=True, kw_only=True, rename="camel"):
     """A cache of the log's end: the last segment, the replay id in it, and what would be dear to find out again."""
 
@@ -291,17 +309,82 @@ class Checkpoint(Record, frozen=True, kw_only=True, rename="camel"):
         return record
 
 
+HOURS_KEPT = 25  # the hour that is under way and a day before it
+RUNS_KEPT = 24
+READINGS_KEPT = 36  # of the org's allocation: 3 hours of one every 5 minutes
+
+
+class PastRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What is kept of a run that newer ones have followed."""
+
+    run_id: str
+    outcome: str
+    started: Moment
+    finished: Moment
+    events: Count = 0
+
+
+class ChannelRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A channel's part of the group's last run, and what of it outlives the run; lag is commit to landed, seconds."""
+
+    outcome: str = ""
+    events: Count = 0
+    segments: Count = 0
+    bytes: Count = 0
+    lag_p50_s: float | None = None
+    lag_max_s: float | None = None
+    last_event: Moment | None = None  # the time of the last landed event, whichever run landed it
+    hours: dict[str, Count] = {}  # "2026-11-26T16" (UTC) -> events landed in that hour, by our clock
+    silence_asked: Moment | None = None  # when the org was last asked whether records of the silent channel changed
+    silent_since: Moment | None = None  # of a channel that delivers nothing while its records change; else None
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One look at the org's rolling 24-hour event delivery allocation (`/limits`, DailyDeliveredPlatformEvents)."""
+
+    read: Moment
+    max: Count
+    remaining: int
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A group's last run and, per channel, the newest clean poll by the server's clock."""
+    """A group's last run, or the one under way, and what its runs remember. Clean polls are by the server's clock."""
 
     format: Literal[1] = 1
     group: str
     run_id: str
     outcome: str
     started: Moment
-    finished: Moment
+    finished: Moment  # of a run under way: when the record was written
+    is_under_way: bool = False
     clean_polls: dict[str, Moment]
     errors: tuple[str, ...] = ()
+    events: Count = 0
+    sessions: Count = 0
+    lost_sessions: Count = 0
+    channels: dict[str, ChannelRun] = {}
+    past: tuple[PastRun, ...] = ()  # newest first, without this one
+    allocation: tuple[Reading, ...] = ()  # newest first
+    allocation_problem: str = ""  # why it could not be read, said once
+
+    def after(self, known: RunRecord | None) -> RunRecord:
+        """Return this record with what must survive of another run's, which it replaces.
+
+        The newest clean poll of each channel, past runs, the hours of the last day, readings.
+        """
+        if known is None:
+            return self
+        polls = dict(known.clean_polls)
+        for channel, polled in self.clean_polls.items():
+            polls[channel] = max(polled, polls.get(channel, polled))
+        readings = {reading.read: reading for reading in (*known.allocation, *self.allocation)}
+        return msgspec.structs.replace(
+            self,
+            clean_polls=polls,
+            channels={name: _remembering(run, known.channels.get(name)) for name, run in self.channels.items()},
+            past=(_past(known), *known.past)[:RUNS_KEPT],
+            allocation=tuple(readings[read] for read in sorted(readings, reverse=True)[:READINGS_KEPT]),
+        )
 
     def to_blob(self) -> bytes:
         """Return the record as an indented JSON document."""
@@ -313,12 +396,32 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return _decode(body, cls)
 
 
+def _past(run: RunRecord) -> PastRun:
+    return PastRun(
+        run_id=run.run_id, outcome=run.outcome, started=run.started, finished=run.finished, events=run.events
+    )
+
+
+def _remembering(run: ChannelRun, before: ChannelRun | None) -> ChannelRun:
+    if before is None:
+        return run
+    hours = dict(before.hours)
+    for hour, count in run.hours.items():
+        hours[hour] = hours.get(hour, 0) + count
+    return msgspec.structs.replace(
+        run,
+        hours={hour: hours[hour] for hour in sorted(hours)[-HOURS_KEPT:]},
+        last_event=max((time for time in (run.last_event, before.last_event) if time), default=None),
+        silence_asked=max((time for time in (run.silence_asked, before.silence_asked) if time), default=None),
+    )
+
+
 T = TypeVar("T")
 
 # Made while the module is imported, by one thread: msgspec works out a type at its first use, and two threads that do
 # so at once bring the whole process down (msgspec 0.22, segmentation fault). The log is read by several threads.
 _DECODERS: Mapping[type[Any], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Generation, Gap, Checkpoint, RunRecord)
+    kind: msgspec.json.Decoder(kind) for kind in (Generation, Gap, GapClosing, Checkpoint, RunRecord)
 }
 
 

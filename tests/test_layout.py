@@ -302,3 +302,49 @@ def test_who_wrote_a_checkpoint_and_when_does_not_change_what_it_says() -> None:
     later = msgspec.structs.replace(CHECKPOINT, run_id="run-b", written=NOON + timedelta(hours=1), segment_written=None)
     assert CHECKPOINT.says_the_same(later)
     assert not CHECKPOINT.says_the_same(msgspec.structs.replace(CHECKPOINT, quiet_to=None))
+
+
+# --- run records ------------------------------------------------------------------------------------------------------
+
+
+def run_record(run_id: str, minute: int, **more: Any) -> layout.RunRecord:
+    began = datetime(2026, 11, 23, 12, minute, tzinfo=UTC)
+    fields = {"outcome": "ok", "started": began, "finished": began, "clean_polls": {}} | more
+    return layout.RunRecord(group="capture1", run_id=run_id, **fields)
+
+
+def test_a_run_record_takes_over_what_runs_remember_from_the_one_before_it() -> None:
+    polled = datetime(2026, 11, 23, 12, 3, tzinfo=UTC)
+    before = run_record(
+        "one",
+        0,
+        events=3,
+        clean_polls={"/data/A": polled, "/data/B": polled},
+        channels={"/data/A": layout.ChannelRun(hours={"2026-11-23T11": 1, "2026-11-23T12": 2}, silence_asked=polled)},
+        past=(layout.PastRun(run_id="zero", outcome="failed", started=polled, finished=polled),),
+        allocation=(layout.Reading(read=polled, max=10, remaining=9),),
+    )
+    now = run_record(
+        "two",
+        5,
+        clean_polls={"/data/A": polled - timedelta(hours=1)},
+        channels={"/data/A": layout.ChannelRun(hours={"2026-11-23T12": 5, "2026-11-23T13": 1})},
+        allocation=(layout.Reading(read=polled + timedelta(minutes=5), max=10, remaining=8),),
+    )
+    written = now.after(before)
+    assert written.clean_polls == {"/data/A": polled, "/data/B": polled}
+    assert written.channels["/data/A"].hours == {"2026-11-23T11": 1, "2026-11-23T12": 7, "2026-11-23T13": 1}
+    assert written.channels["/data/A"].silence_asked == polled
+    assert [(run.run_id, run.events) for run in written.past] == [("one", 3), ("zero", 0)]
+    assert [reading.remaining for reading in written.allocation] == [8, 9]
+
+
+def test_a_run_record_does_not_grow_with_the_runs() -> None:
+    record = run_record("run 0", 0)
+    for number in range(1, 100):
+        hours = {f"2026-11-{1 + number // 24:02d}T{number % 24:02d}": 1}
+        record = run_record(f"run {number}", 0, channels={"/data/A": layout.ChannelRun(hours=hours)}).after(record)
+    assert len(record.past) == layout.RUNS_KEPT
+    assert list(record.channels["/data/A"].hours) == [
+        f"2026-11-{1 + number // 24:02d}T{number % 24:02d}" for number in range(100 - layout.HOURS_KEPT, 100)
+    ]
