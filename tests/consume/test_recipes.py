@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pytest
 import requests
-from azure.storage.blob import BlobServiceClient
+from azure.storage.blob import ContainerClient
 
 from cdc import run, starting
 from emulator.client import Emulator, start
@@ -45,9 +45,9 @@ def marked_as_run() -> list[str]:
 
 
 def blocks_of(recipe: str) -> list[tuple[str, str]]:
-    """(language, code) of every block of a recipe that is code."""
+    """(language, code) of every block of a recipe."""
     text = PAGE.partition(f"\n### {recipe}\n")[2].partition("\n### ")[0]
-    return re.findall(r"^```(python|sql)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @dataclass
@@ -64,8 +64,10 @@ class Reader:
         for language, code in blocks_of(recipe):
             if language == "sql":
                 self.database.execute(code)
-            else:
+            elif language == "python":
                 exec(compile(code, f"docs/consume.md, {recipe}", "exec"), self.names)
+            else:
+                raise AssertionError(f"{recipe} has a block of {language or 'nothing'}, which nobody can run")
             self.ran[recipe] += 1
 
     def rows(self, query: str) -> list[dict[str, Any]]:
@@ -135,7 +137,8 @@ def by_hand(fields: str, ids: list[str], kind: str = "UPDATE", number: int = 1, 
     header = (
         f'{{"commitNumber":{1_790_000_000_000_000_001 + 2 * number},"commitUser":"005Rj000005UEfQIAW",'
         f'"sequenceNumber":1,"entityName":"Account","changeType":"{kind}","changedFields":[],"changeOrigin":"",'
-        f'"transactionKey":"{key or f"0000beef-{number}"}","commitTimestamp":{{{{now}}}},"recordIds":{json.dumps(ids)}}}'
+        f'"transactionKey":"{key or f"0000beef-{number}"}","commitTimestamp":{{{{now}}}},'
+        f'"recordIds":{json.dumps(ids)}}}'
     )
     payload = f'{{{fields},"ChangeEventHeader":{header}}}'
     data = f'{{"schema":"x","payload":{payload},"event":{{"replayId":{{{{replayId}}}}}}}}'
@@ -252,13 +255,28 @@ def test_every_recipe_that_the_page_marks_as_run_is_run_whole(world: World) -> N
     assert world.reader.ran == {recipe: len(world.visits) * len(blocks_of(recipe)) for recipe in RECIPES}
 
 
+def test_the_python_that_is_not_run_compiles() -> None:
+    others = [recipe for recipe in re.findall(r"^### (.+)$", PAGE, re.MULTILINE) if recipe not in RECIPES]
+    sources = [code for recipe in others for language, code in blocks_of(recipe) if language == "python"]
+    assert len(sources) == 2
+    for source in sources:
+        compile(source, "docs/consume.md", "exec")
+
+
 def test_the_readmes_lines_show_what_happened_to_which_records(world: World) -> None:
     text = README.partition("\n## Read the landed events\n")[2].partition("\n## ")[0]
     [code] = re.findall(r"^```sql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    landed = [row["line"] for row in world.reader.rows(code)]
-    assert landed == [
-        number for segment in world.site.log.segments(ACCOUNT) for number in range(1, len(segment.lines) + 1)
+    looked_at = [(row["segment"], row["line"], row["change"]) for row in world.reader.rows(code)]
+    assert looked_at == [
+        (segment.number, number, None if HALF_A_PAIR.search(str(json.loads(line))) else change_of(line))
+        for segment in world.site.log.segments(ACCOUNT)
+        for number, line in enumerate(segment.lines, 1)
     ]
+
+
+def change_of(line: bytes) -> str:
+    """The change type of a landed line."""
+    return str(json.loads(line)["data"]["payload"]["ChangeEventHeader"]["changeType"])
 
 
 # --- the copy ---------------------------------------------------------------------------------------------------------
@@ -266,12 +284,18 @@ def test_the_readmes_lines_show_what_happened_to_which_records(world: World) -> 
 
 def test_every_segment_is_copied_once_and_nothing_else_is(world: World) -> None:
     copied = {
-        (path.parts[-5:-3], path.parts[-3], path.parent.name, int(path.stem)): path.read_bytes()
+        (
+            "/".join(path.parts[-5:-3]),
+            path.parts[-3].partition("=")[2],
+            path.parent.name,
+            int(path.stem),
+        ): path.read_bytes()
         for path in (world.reader.folder / "landed").glob("*/*/*/*/*")
     }
     assert copied == {
-        (tuple(channel[1:].split("/")), f"generation={segment.metadata['generation']}", segment.partition, segment.number):
+        (channel[1:], segment.metadata["generation"], segment.partition, segment.number): (
             b"\n".join(segment.lines) + b"\n"
+        )
         for channel in CHANNELS for segment in world.site.log.segments(channel)
     }  # fmt: skip
 
@@ -283,10 +307,10 @@ def test_the_second_visit_brings_only_what_is_new(world: World) -> None:
 
 
 def test_a_missing_segment_stops_the_copy_and_is_named(world: World, tmp_path: Path) -> None:
-    whole = BlobServiceClient.from_connection_string(world.site.connection_string)
-    with whole, pytest.raises(LookupError, match="data/AccountChangeEvent: no segment 2"):
-        container = WithoutSegment(whole.get_container_client(world.site.events_container), 2)
-        world.reader.names["copy_new"](container, ACCOUNT[1:], tmp_path)
+    with ContainerClient.from_connection_string(world.site.connection_string, world.site.events_container) as whole:
+        container = WithoutSegment(whole, 2)
+        with pytest.raises(LookupError, match="data/AccountChangeEvent: no segment 2"):
+            world.reader.names["copy_new"](container, ACCOUNT[1:], tmp_path)
     assert [path.name for path in tmp_path.rglob("*.jsonl")] == ["000000000001.jsonl"]
 
 
