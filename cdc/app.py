@@ -30,7 +30,7 @@ from cdc.settings import (
     timer_groups,
     timer_schedule,
 )
-from cdc.signals import Emit, log_event, log_json
+from cdc.signals import Emit, bound, log_event, log_json
 from cdc.store import BlobService, Container, Patience, open_service
 
 _PATIENTLY, _BRIEFLY = Patience(), Patience(repetitions=1)  # briefly: where somebody waits for the answer
@@ -90,11 +90,12 @@ def capture(
     emit: Emit = log_event,
 ) -> RunReport:
     """Run one group's capture once and return the report. Raises no foreseeable error but SettingsInvalid."""
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    emit = bound(emit, run_id=run_id, group=group.name)
     for name in settings.unknown:
         emit("settings.unknown", level=logging.WARNING, setting=name)
     version = settings.salesforce_api_version
     credentials = credentials_of(settings)
-    started = datetime.now(UTC)
     with open_storage(settings) as service:
         ports = Ports(
             fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
@@ -103,7 +104,7 @@ def capture(
             log=StorageLog(
                 service.container(settings.cdc_events_container),
                 service.container(settings.cdc_checkpoints_container),
-                run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+                run_id=run_id,
                 now=lambda: datetime.now(UTC),
             ),
             emit=emit,

@@ -171,7 +171,7 @@ def run(
         captures = [
             background.start(
                 each.name,
-                background.bind(_capture, settings, each, run_seconds, stop, _emit_for(each, groups, watched)),
+                background.bind(_capture, settings, each, run_seconds, stop, _emit_for(groups, watched)),
             )
             for each in groups
         ]
@@ -189,13 +189,19 @@ def _capture(settings: Any, group: ChannelGroup, seconds: float, stop: Future[No
     return cdc_app.capture(settings, group, seconds=seconds, stop=stop, emit=emit)
 
 
-def _emit_for(group: ChannelGroup, groups: Sequence[ChannelGroup], watched: Progress) -> Emit:
-    """Return what one group's run reports to: the log, or on a terminal the progress with warnings above it."""
+def _emit_for(groups: Sequence[ChannelGroup], watched: Progress) -> Emit:
+    """Return what one group's run reports to: the log, or on a terminal the progress with warnings above it.
+
+    What is the same in every line, the run and a group that is the only one, stands in those about the run alone.
+    """
+    repeated = {"run_id"} if len(groups) > 1 else {"run_id", "group"}
 
     def emit(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
         watched.note(name, fields)
+        if not name.startswith("run."):
+            fields = {key: value for key, value in fields.items() if key not in repeated}
         if not progress.is_terminal:
-            log_event(name, level=level, **({"group": group.name} | fields if len(groups) > 1 else fields))
+            log_event(name, level=level, **fields)
         elif level >= logging.WARNING and name != "run.finished":
             text = fields.get("error") or fields.get("text") or fields.get("setting") or format_event(name, fields)
             show_note(progress, "!", "yellow", str(text))

@@ -16,6 +16,7 @@ RETENTION = timedelta(hours=72)  # high-volume events and change events ("Messag
 RETENTION_PLATFORM_EVENT = timedelta(hours=24)  # standard-volume platform events; which volume an event has is not told
 RETENTION_MARGIN = timedelta(hours=1)
 TIP_MARGIN = timedelta(minutes=5)  # commit times and the Date header come from different clocks
+CAUGHT_UP = timedelta(minutes=2)  # a clean poll so long after the last landing has found nothing more to land
 
 FIRST_START = "first-start"
 REPLAY_REFUSED = "replay-refused"  # a recent position is refused: migration, refresh, a reset stream
@@ -36,6 +37,25 @@ class Position:
     skipped_to: str | None = None
     quiet_to: datetime | None = None
     segment_written: datetime | None = field(default=None, compare=False)  # the log's last, by any clock
+
+    @property
+    def lag(self) -> timedelta | None:
+        """Commit to landed, of the last landed event."""
+        landed, last = self.segment_written, self.last_time
+        return max(landed - last, timedelta(0)) if landed and last else None
+
+    def captured_to(self, polled: datetime | None) -> datetime | None:
+        """The time up to which nothing is left to fetch; `polled` is the channel's newest clean poll, if that counts.
+
+        That of the last landed event; or, where a clean poll came after it and found nothing more, that of the poll.
+        The clean polls of a silent channel prove nothing: hand over None.
+        """
+        last = self.last_time or (self.generation.t0 if self.generation else None)
+        if polled is None:
+            return last
+        is_caught_up = self.segment_written is None or polled - self.segment_written > CAUGHT_UP
+        is_caught_up |= self.lag is not None and self.lag < CAUGHT_UP
+        return max(polled, last or polled) if is_caught_up else last
 
 
 @dataclass(frozen=True)
@@ -68,10 +88,14 @@ class Opening:
     since: datetime | None = None
 
 
+def kept_for(channel: str) -> timedelta:
+    """How long Salesforce surely keeps the channel's events."""
+    return RETENTION_PLATFORM_EVENT if channel.startswith("/event/") else RETENTION
+
+
 def retention_of(channel: str) -> timedelta:
-    """How long Salesforce surely keeps the channel's events, less a margin."""
-    kept = RETENTION_PLATFORM_EVENT if channel.startswith("/event/") else RETENTION
-    return kept - RETENTION_MARGIN
+    """The same, less a margin: an event younger than that is surely there."""
+    return kept_for(channel) - RETENTION_MARGIN
 
 
 def choose_start(

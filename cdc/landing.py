@@ -205,6 +205,11 @@ class ChannelLog:
         return self._position is not None and self._position.generation is not None
 
     @property
+    def known_position(self) -> Position | None:
+        """Where the log ends; None at first and after any error. May be read while another thread lands."""
+        return self._position
+
+    @property
     def position(self) -> Position:
         """Where the log ends."""
         if self._position is None:

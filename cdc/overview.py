@@ -11,14 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cdc import background, layout
-from cdc.continuity import RETENTION, RETENTION_PLATFORM_EVENT, Position
+from cdc.continuity import Position, kept_for
 from cdc.deriving import find_end
 from cdc.errors import CdcError, ContainerMissing, StorageError
 from cdc.layout import Gap, RunRecord, Unreadable, spell_time
 from cdc.store import Container
 
 CHANNELS_AT_ONCE = 8
-CAUGHT_UP = timedelta(minutes=2)  # a clean poll so long after the last landing has found nothing more to land
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class ChannelState:
     channel: str
     position: Position = field(default_factory=Position)
     polled: datetime | None = None  # the newest clean poll
+    silent_since: datetime | None = None  # it delivers nothing while the org's records change: its polls prove nothing
     gaps: tuple[Gap, ...] = ()
     warnings: tuple[str, ...] = ()
     error: CdcError | None = None
@@ -35,27 +35,17 @@ class ChannelState:
     @property
     def retention(self) -> timedelta:
         """How long Salesforce surely keeps this channel's events."""
-        return RETENTION_PLATFORM_EVENT if self.channel.startswith("/event/") else RETENTION
+        return kept_for(self.channel)
 
     @property
     def lag(self) -> timedelta | None:
         """Commit to landed, of the last landed event."""
-        landed, last = self.position.segment_written, self.position.last_time
-        return max(landed - last, timedelta(0)) if landed and last else None
+        return self.position.lag
 
     @property
     def captured_to(self) -> datetime | None:
-        """The time up to which nothing is left to fetch.
-
-        That of the last landed event; or, where a clean poll came after it and found nothing more, that of the poll.
-        """
-        position = self.position
-        last = position.last_time or (position.generation.t0 if position.generation else None)
-        if self.polled is None:
-            return last
-        is_caught_up = position.segment_written is None or self.polled - position.segment_written > CAUGHT_UP
-        is_caught_up |= self.lag is not None and self.lag < CAUGHT_UP
-        return max(self.polled, last or self.polled) if is_caught_up else last
+        """The time up to which nothing is left to fetch (`continuity.Position`)."""
+        return self.position.captured_to(None if self.silent_since else self.polled)
 
     def retention_left(self, now: datetime) -> timedelta | None:
         """How long capture may pause before Salesforce drops an event that was not fetched; negative: it may have."""
@@ -110,8 +100,9 @@ def read(groups: Mapping[str, Sequence[str]], events: Container, state: Containe
     except StorageError as error:
         return Overview(now, error=error)
     polls = _newest_polls(runs.values())
+    silent = {name: run.silent_since for record in runs.values() for name, run in record.channels.items()}
     calls = [
-        background.bind(_channel, events, state, channel, polls.get(channel), now)
+        background.bind(_channel, events, state, channel, polls.get(channel), silent.get(channel), now)
         for names in groups.values()
         for channel in names
     ]
@@ -151,14 +142,21 @@ def _newest_polls(runs: Iterable[RunRecord]) -> dict[str, datetime]:
     return newest
 
 
-def _channel(events: Container, state: Container, channel: str, polled: datetime | None, now: datetime) -> ChannelState:
+def _channel(
+    events: Container,
+    state: Container,
+    channel: str,
+    polled: datetime | None,
+    silent_since: datetime | None,
+    now: datetime,
+) -> ChannelState:
     warnings: list[str] = []
     try:
         end = find_end(events, state, channel, now=now, warn=warnings.append)
         gaps = tuple(_gaps(state, channel, warnings))
     except CdcError as error:
         return ChannelState(channel, error=error)
-    return ChannelState(channel, end.position, polled, gaps, tuple(warnings))
+    return ChannelState(channel, end.position, polled, silent_since, gaps, tuple(warnings))
 
 
 def _gaps(state: Container, channel: str, warnings: list[str]) -> Iterable[Gap]:

@@ -1,20 +1,49 @@
-"""What a run did, and from that its outcome: `ok`, `degraded` or `failed`.
+"""What a run did, and from that its outcome: `ok`, `degraded` or `failed`; and how a log event and the record tell it.
 
 It holds what was reported and judges; it does nothing else. Landing threads report into it, so it is locked.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
+from cdc.continuity import Position, kept_for
 from cdc.errors import CdcError
 from cdc.landing import ChannelLog, Landed
-from cdc.layout import spell_time
+from cdc.layout import HOURS_KEPT, ChannelRun, RunRecord, spell_time
 
 Outcome = Literal["ok", "degraded", "failed"]
+
+_LAG_FLOOR_S = 0.001
+_LAG_STEP = 1.05  # each class is 5 % wider than the one before it: 500 of them reach from a millisecond to a year
+
+
+@dataclass
+class Lags:
+    """Lags of a run, each segment's weighted by its events, in classes 5 % wide: bounded, however long the run."""
+
+    classes: Counter[int] = field(default_factory=Counter)
+    max_s: float | None = None
+
+    def add(self, lag_s: float, count: int) -> None:
+        """Count a segment: its last event's lag stands for all of its events, of which it is the smallest."""
+        self.classes[max(0, math.ceil(math.log(max(lag_s, _LAG_FLOOR_S) / _LAG_FLOOR_S, _LAG_STEP)))] += count
+        self.max_s = max(lag_s, self.max_s or 0.0)
+
+    @property
+    def p50_s(self) -> float | None:
+        """The lag that half of the events did not exceed, at most 5 % too high; None without any."""
+        seen, total = 0, self.classes.total()
+        for number in sorted(self.classes):
+            seen += self.classes[number]
+            if 2 * seen >= total:
+                return min(_LAG_FLOOR_S * _LAG_STEP**number, self.max_s or 0.0)
+        return None
 
 
 @dataclass
@@ -34,15 +63,71 @@ class ChannelReport:
     quarantined: int = 0
     replay_id: str | None = None
     lag_s: float | None = None
-    max_lag_s: float | None = None
+    lags: Lags = field(default_factory=Lags)
+    hours: Counter[str] = field(default_factory=Counter)  # "2026-11-26T16" -> events landed in that hour, by our clock
     generation: int | None = None
+    position: Position | None = None
+    polled: datetime | None = None  # the newest clean poll, by the server's clock
+    silence_asked: datetime | None = None
+    silent_since: datetime | None = None
 
     def take_position(self, log: ChannelLog) -> None:
-        """Take over where the channel's log ends now."""
-        position = log.position
-        self.generation = position.generation.number if position.generation else None
-        self.replay_id = position.replay_id
+        """Take over where the channel's log ends now, where that is known."""
+        position = log.known_position
+        if position is not None:
+            self.position = position
+            self.generation = position.generation.number if position.generation else None
+            self.replay_id = position.replay_id
         self.duplicates = log.duplicates
+
+    def outcome(self, is_interrupted: bool) -> Outcome:
+        """`failed`: it needs an operator; `degraded`: look, or no clean poll in a run that had its time; else `ok`."""
+        if self.is_failed:
+            return "failed"
+        return "degraded" if self.needs_attention or not (self.is_captured or is_interrupted) else "ok"
+
+    def signal(self, now: datetime, is_interrupted: bool) -> dict[str, object]:
+        """Return the fields of `channel.finished` and `channel.alive`."""
+        position = self.position or Position()
+        captured_to = position.captured_to(None if self.silent_since else self.polled)
+        left = kept_for(self.channel) - (now - captured_to) if captured_to else None
+        return {
+            "channel": self.channel,
+            "outcome": self.outcome(is_interrupted),
+            "events": self.events,
+            "segments": self.segments,
+            "bytes": self.size_bytes,
+            "lag_p50_s": self.lags.p50_s,
+            "lag_max_s": self.lags.max_s,
+            "position_age_s": _seconds_since(position.last_time, now),
+            "retention_left_h": round(left.total_seconds() / 3600, 2) if left is not None else None,
+            "silent_s": _seconds_since(self.silent_since, now),
+            "replay_id": self.replay_id,
+            "generation": self.generation,
+        }
+
+    def to_record(self, is_interrupted: bool) -> ChannelRun:
+        """Return the channel's part of the run record."""
+        return ChannelRun(
+            outcome=self.outcome(is_interrupted),
+            events=self.events,
+            segments=self.segments,
+            bytes=self.size_bytes,
+            lag_p50_s=_rounded(self.lags.p50_s),
+            lag_max_s=_rounded(self.lags.max_s),
+            last_event=self.position.last_time if self.position else None,
+            hours=dict(self.hours),
+            silence_asked=self.silence_asked,
+            silent_since=self.silent_since,
+        )
+
+
+def _seconds_since(time: datetime | None, now: datetime) -> float | None:
+    return (now - time).total_seconds() if time else None
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return round(seconds, 3) if seconds is not None else None
 
 
 @dataclass(frozen=True)
@@ -64,7 +149,7 @@ class RunReport:
     channels: dict[str, ChannelReport]
     finished: datetime | None = None
     sessions: int = 0
-    lost_sessions: int = 0
+    lost_causes: Counter[str] = field(default_factory=Counter)  # why sessions were lost, and how often
     is_failed: bool = False
     needs_attention: bool = False
     is_interrupted: bool = False
@@ -80,9 +165,12 @@ class RunReport:
             channel.segments += 1
             channel.size_bytes += landed.size_bytes
             channel.replay_id = landed.last_replay_id
+            channel.hours[f"{now.astimezone(UTC):%Y-%m-%dT%H}"] += landed.count
+            if len(channel.hours) > HOURS_KEPT:
+                del channel.hours[min(channel.hours)]
             if lag_s is not None:
                 channel.lag_s = lag_s
-                channel.max_lag_s = max(lag_s, channel.max_lag_s or 0.0)
+                channel.lags.add(lag_s, landed.count)
         return lag_s
 
     def add_problem(self, error: CdcError, *, channel: str | None = None) -> None:
@@ -126,6 +214,11 @@ class RunReport:
         return sum(channel.events for channel in self.channels.values())
 
     @property
+    def lost_sessions(self) -> int:
+        """Sessions that ended before their time."""
+        return self.lost_causes.total()
+
+    @property
     def outcome(self) -> Outcome:
         """`failed`: a channel needs an operator or nothing was captured; `degraded`: captured, but look; else `ok`."""
         channels = list(self.channels.values())
@@ -140,6 +233,47 @@ class RunReport:
             return "degraded"
         return "ok"
 
+    def channel_signals(self, now: datetime) -> list[tuple[Outcome, dict[str, object]]]:
+        """Return each channel's outcome, and the fields of its `channel.finished` or `channel.alive`."""
+        with self._lock:
+            return [
+                (channel.outcome(self.is_interrupted), channel.signal(now, self.is_interrupted))
+                for channel in self.channels.values()
+            ]
+
+    def to_record(self, now: datetime) -> RunRecord:
+        """Return the run's record: of a run under way, until it is finished."""
+        with self._lock:
+            return RunRecord(
+                group=self.group,
+                run_id=self.run_id,
+                outcome=self.outcome,
+                started=self.started,
+                finished=self.finished or now,
+                is_under_way=self.finished is None,
+                clean_polls={each.channel: each.polled for each in self.channels.values() if each.polled},
+                errors=tuple(problem.message for problem in self.problems),
+                events=self.events,
+                sessions=self.sessions,
+                lost_sessions=self.lost_sessions,
+                channels={each.channel: each.to_record(self.is_interrupted) for each in self.channels.values()},
+            )
+
+    def signal(self, now: datetime, *, trouble: CdcError | None = None) -> dict[str, object]:
+        """Return the fields of `run.finished` and `run.alive`; `trouble` is what a run under way is in just now."""
+        errors = [problem.message for problem in self.problems] + ([str(trouble)] if trouble else [])
+        return {
+            "outcome": self.outcome,
+            "seconds": ((self.finished or now) - self.started).total_seconds(),
+            "events": self.events,
+            "segments": sum(channel.segments for channel in self.channels.values()),
+            "bytes": sum(channel.size_bytes for channel in self.channels.values()),
+            "sessions": self.sessions,
+            "lost_sessions": self.lost_sessions,
+            "lost_causes": dict(self.lost_causes),
+            "errors": "; ".join(dict.fromkeys(errors)),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the document that `run --json` prints."""
         seconds = (self.finished - self.started).total_seconds() if self.finished else None
@@ -153,6 +287,7 @@ class RunReport:
             "interrupted": self.is_interrupted,
             "sessions": self.sessions,
             "lostSessions": self.lost_sessions,
+            "lostCauses": dict(self.lost_causes),
             "channels": {name: _channel_json(channel) for name, channel in self.channels.items()},
             "errors": [_problem_json(problem) for problem in self.problems],
         }
@@ -172,8 +307,9 @@ def _channel_json(channel: ChannelReport) -> dict[str, Any]:
         "segments": channel.segments,
         "bytes": channel.size_bytes,
         "replayId": channel.replay_id,
-        "lag": round(channel.lag_s, 3) if channel.lag_s is not None else None,
-        "maxLag": round(channel.max_lag_s, 3) if channel.max_lag_s is not None else None,
+        "lag": _rounded(channel.lag_s),
+        "medianLag": _rounded(channel.lags.p50_s),
+        "maxLag": _rounded(channel.lags.max_s),
         "duplicates": channel.duplicates,
         "quarantined": channel.quarantined,
         "generation": channel.generation,

@@ -7,9 +7,10 @@ deadline holds, whatever hangs. It knows neither HTTP nor blob names, and is the
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -54,6 +55,7 @@ PROOF_POLL_MS = 5_000  # while continuity waits for its proof, polls are kept sh
 SHORTEST_POLL_S = 0.25
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 30.0
 STEADY_S = 10.0  # a session that lived so long, or landed something, starts the back-off anew
+ALIVE_EVERY_S = 300.0  # how often a long run says that it is alive; and its channels' clean polls must be younger
 IDLE_POLL_S = 0.05  # an empty answer sooner than this means that the server does not hold the poll
 
 
@@ -136,12 +138,19 @@ class _Run:
         self._opened_s = 0.0  # when this session's subscribes were through
         self._is_healthy = False  # this session had a clean poll, and all of it landed
         self._is_steady = False  # and it did more than come and go
+        self._trouble: CdcError | None = None  # why the session before this one ended, until this one is healthy
+        self._before: Future[RunRecord | None] = Future()  # the group's run record, as another run left it
+        self._writing: Future[None] = Future()  # the record of this run under way
+        self._writing.set_result(None)
+        self._alive_s = self._clock.monotonic()  # when this run last said that it is alive
+        self._polled_s: dict[str, float] = {}  # when each channel's last clean poll was, by the monotonic clock
 
     # --- the whole run -----------------------------------------------------------------------------------------------
 
     def execute(self) -> RunReport:
         """Capture, then finish, whatever happened."""
-        self._emit("run.started", run_id=self.report.run_id, group=self._plan.group, seconds=self._plan.run_seconds)
+        self._emit("run.started", seconds=self._plan.run_seconds)
+        self._before = background.start("run record", lambda: self._ports.log.read_run(self._plan.group))
         try:
             self._derive_unknown()  # storage that fails here ends the run: nothing is known, nothing recorded
             self._capture()
@@ -160,15 +169,16 @@ class _Run:
         failures, had_new_token = 0, False
         trouble: CdcError | None = None
         while self._has_time and self._active:
+            self._say_alive()
             opened = self.report.sessions
             end = self._one_session()
-            trouble = end.cause
+            trouble = self._trouble = end.cause
             if trouble is None:
                 return
             if end.is_retry_now or isinstance(trouble, LatePut):
                 continue
             if self.report.sessions > opened:
-                self.report.lost_sessions += 1
+                self.report.lost_causes[type(trouble).__name__] += 1
                 self._emit("session.lost", level=logging.WARNING, cause=type(trouble).__name__, error=trouble)
             else:
                 self._emit("session.failed", level=logging.WARNING, cause=type(trouble).__name__, error=trouble)
@@ -344,8 +354,10 @@ class _Run:
         ends_s = self._clock.monotonic() + timeout_s
         batch = self._batch
         while not poll.done() and not self._waiting.is_stopped and self._clock.monotonic() < ends_s:
+            self._say_alive()
             watched: list[Future[Any]] = [poll] if batch is None else [poll, batch.future]
-            self._waiting.first(watched, ends_s - self._clock.monotonic())
+            now_s = self._clock.monotonic()
+            self._waiting.first(watched, min(ends_s - now_s, self._alive_s + ALIVE_EVERY_S - now_s))
             if batch is not None and batch.future.done() and not poll.done():
                 batch = None
                 self._settle_batch()
@@ -418,7 +430,8 @@ class _Run:
             for channel in batch.channels:
                 if channel.name not in errors:
                     channel.report.is_captured = True
-                    self._clean_polls[channel.name] = batch.polled_at
+                    channel.report.polled = self._clean_polls[channel.name] = batch.polled_at
+                    self._polled_s[channel.name] = self._clock.monotonic()
         if not errors:
             self._is_healthy |= batch.polled_at is not None
             lived_s = self._clock.monotonic() - self._opened_s
@@ -497,31 +510,15 @@ class _Run:
                 self._record(future, f"writing the checkpoint of {channel.name}")
             self.report.close(self._clock.now())
             if known:
-                record = self._run_record()
-                writing = background.start("run record", lambda: self._ports.log.write_run(record))
-                self._record(writing, "writing the run record")
+                self._record(self._write_record(), "writing the run record")
         finally:
             self._ports.log.close()
             self.report.close(self._clock.now())
-        for report in self.report.channels.values():
-            self._emit(
-                "channel.finished",
-                channel=report.channel,
-                events=report.events,
-                segments=report.segments,
-                bytes=report.size_bytes,
-                replay_id=report.replay_id,
-                lag_s=report.lag_s,
-            )
-        self._emit(
-            "run.finished",
-            level=logging.INFO if self.report.outcome == "ok" else logging.ERROR,
-            run_id=self.report.run_id,
-            outcome=self.report.outcome,
-            events=self.report.events,
-            sessions=self.report.sessions,
-            errors="; ".join(problem.message for problem in self.report.problems),
-        )
+        now = self._clock.now()
+        for outcome, fields in self.report.channel_signals(now):
+            self._emit("channel.finished", level=_LEVELS[outcome], **fields)
+        is_ok = self.report.outcome == "ok"
+        self._emit("run.finished", level=logging.INFO if is_ok else logging.ERROR, **self.report.signal(now))
 
     def _record(self, future: Future[None], what: str) -> None:
         try:
@@ -531,18 +528,50 @@ class _Run:
         except CdcError as error:
             self.report.degrade(error)
 
-    def _run_record(self) -> RunRecord:
-        return RunRecord(
-            group=self._plan.group,
-            run_id=self.report.run_id,
-            outcome=self.report.outcome,
-            started=self.report.started,
-            finished=self.report.finished or self._clock.now(),
-            clean_polls=self._clean_polls,
-            errors=tuple(problem.message for problem in self.report.problems),
+    # --- what the run says and remembers -----------------------------------------------------------------------------
+
+    def _known(self) -> RunRecord | None:
+        """Return the group's record as the run before this one left it; None where there is none, or not read (yet)."""
+        is_read = self._before.done() and self._before.exception() is None
+        return self._before.result() if is_read else None
+
+    def _write_record(self) -> Future[None]:
+        """Start writing the run record as things stand, after the one that may be under way."""
+        record = self.report.to_record(self._clock.now())
+        before: list[Future[Any]] = [self._before, self._writing]
+
+        def write() -> None:
+            wait(before)
+            self._ports.log.write_run(record)
+
+        self._writing = background.start("run record", write)
+        return self._writing
+
+    def _say_alive(self) -> None:
+        """Every ALIVE_EVERY_S of a long run: say how things stand, and write it into the run record."""
+        now_s = self._clock.monotonic()
+        if now_s - self._alive_s < ALIVE_EVERY_S:
+            return
+        self._alive_s = now_s
+        for channel in self._channels.values():
+            is_lately = now_s - self._polled_s.get(channel.name, -math.inf) < ALIVE_EVERY_S
+            channel.report.is_captured &= is_lately
+            channel.report.take_position(channel.log)
+        if self._writing.done():
+            if self._writing.exception() is not None:
+                self._warn(f"{self._writing.exception()}; the run goes on, and what its record tells is old")
+            self._write_record()
+        now = self._clock.now()
+        for outcome, fields in self.report.channel_signals(now):
+            self._emit("channel.alive", level=_LEVELS[outcome], **fields)
+        is_ok = self.report.outcome == "ok"
+        trouble = None if self._is_healthy else self._trouble
+        self._emit(
+            "run.alive", level=logging.INFO if is_ok else logging.ERROR, **self.report.signal(now, trouble=trouble)
         )
 
 
+_LEVELS = {"ok": logging.INFO, "degraded": logging.WARNING, "failed": logging.ERROR}
 _STORAGE_HANGS = "check that Blob Storage can be reached from here: firewall, private endpoint, DNS, CDC_STORAGE"
 _AGAIN = "capture goes on in a new session, from the last landed event"
 _UNPROVEN = (

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 LOGGER = logging.getLogger("cdc")
+_NOTHING: tuple[object, ...] = (None, "", {})
 
 
 class Emit(Protocol):
@@ -19,6 +20,15 @@ class Emit(Protocol):
 
     def __call__(self, name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
         """Take note of one named event."""
+
+
+def bound(emit: Emit, /, **bindings: object) -> Emit:
+    """Return an `emit` that says these fields first in every event: what all events of a run have in common."""
+
+    def emit_bound(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
+        emit(name, level=level, **(bindings | fields))
+
+    return emit_bound
 
 
 def log_event(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
@@ -35,7 +45,7 @@ def log_json(name: str, /, *, level: int = logging.INFO, **fields: object) -> No
 
 def event_json(name: str, level: int, fields: dict[str, object]) -> str:
     """Return the event as a JSON object on one line: `event`, `level`, then the fields that have a value."""
-    values = {key: _json_value(value) for key, value in fields.items() if value not in (None, "")}
+    values = {key: _json_value(value) for key, value in fields.items() if value not in _NOTHING}
     return json.dumps({"event": name, "level": logging.getLevelName(level).lower(), **values}, ensure_ascii=False)
 
 
@@ -51,10 +61,12 @@ def _json_value(value: object) -> object:
 
 def format_event(name: str, fields: dict[str, object]) -> str:
     """Return the event's line; a value with spaces is quoted."""
-    return " ".join([name, *(f"{key}={_spell(value)}" for key, value in fields.items() if value not in (None, ""))])
+    return " ".join([name, *(f"{key}={_spell(value)}" for key, value in fields.items() if value not in _NOTHING)])
 
 
 def _spell(value: object) -> str:
+    if isinstance(value, dict):
+        value = ",".join(f"{key}:{each}" for key, each in value.items())
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     text = text.replace("\r", " ").replace("\n", " ")
     return '"' + text.replace('"', "'") + '"' if " " in text else text

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import typer
 from cdc import cli, continuity
 from cdc.events import Delivery, read_message
 from cdc.layout import Checkpoint, Gap, Generation, Record, RunRecord, SegmentFacts
+from cdc.report import ChannelReport, RunReport
 from cdc.settings import SETTINGS
 
 pytestmark = pytest.mark.pure
@@ -145,6 +147,17 @@ def test_every_log_event_and_its_fields_are_described() -> None:
     assert {name for name, _ in said} == set(described)
     for name, fields in said:
         assert fields <= described[name], name
+
+
+def test_a_run_and_its_channels_say_exactly_the_fields_that_are_described() -> None:
+    described = {row[0].strip("`"): code_names(row[2]) for row in rows(section(ARCHITECTURE, "## What a run says"))}
+    now = datetime.now(UTC)
+    report = RunReport("run", "capture1", now, {CHANNEL: ChannelReport(CHANNEL)})
+    assert set(report.signal(now)) == described["run.finished"]
+    [(_, fields)] = report.channel_signals(now)
+    assert set(fields) == described["channel.finished"]
+    for alive, finished in (("run.alive", "run.finished"), ("channel.alive", "channel.finished")):
+        assert described[alive] == {finished}
 
 
 def test_every_module_has_its_sentence() -> None:

@@ -27,8 +27,11 @@ def test_a_run_that_is_ok_says_what_it_landed(cdc: Operator, site: Site) -> None
         f"✓ {ACCOUNT}  5  1  <s>  {ids[-1]}  1",
     ]
     assert said.code == 0
-    assert f"channel={ACCOUNT} events=5 segments=1" in said.err
-    assert said.err.splitlines()[-1].startswith("<clock> INFO run.finished run_id=<run> outcome=ok events=5 sessions=1")
+    assert f"INFO channel.finished channel={ACCOUNT} outcome=ok events=5 segments=1" in said.err
+    last = said.err.splitlines()[-1]
+    assert last.startswith("<clock> INFO run.finished run_id=<run> group=capture1 outcome=ok")
+    assert " events=5 segments=1 " in last
+    assert " sessions=1 lost_sessions=0" in last
     assert_landed_once(site.org, site.log, ACCOUNT)
 
 
