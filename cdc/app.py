@@ -114,6 +114,7 @@ def capture(
             channels=group.channels,
             run_seconds=settings.cdc_run_seconds if seconds is None else seconds,
             policy=Policy(start=_STARTS[settings.cdc_start], on_replay_expired=_STARTS[settings.cdc_on_replay_expired]),
+            silence_check_s=60.0 * settings.cdc_silence_check_minutes,
         )
         return run(plan, ports, stop=stop)
 

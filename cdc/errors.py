@@ -97,6 +97,10 @@ class RestFailed(SalesforceError):
     """A REST question to the org could not be answered."""
 
 
+class RestDenied(RestFailed):
+    """The org refuses the question, or its answer lacks what was asked for: asking again soon is no use."""
+
+
 # --- storage ---------------------------------------------------------------------------------------------------------
 
 

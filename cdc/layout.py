@@ -366,6 +366,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     past: tuple[PastRun, ...] = ()  # newest first, without this one
     allocation: tuple[Reading, ...] = ()  # newest first
     allocation_problem: str = ""  # why it could not be read, said once
+    allocation_asked: Moment | None = None  # when it was last asked for, readable or not
 
     def after(self, known: RunRecord | None) -> RunRecord:
         """Return this record with what must survive of another run's, which it replaces.

@@ -70,6 +70,7 @@ class ChannelReport:
     polled: datetime | None = None  # the newest clean poll, by the server's clock
     silence_asked: datetime | None = None
     silent_since: datetime | None = None
+    silence: CdcError | None = None  # set with it: what an operator should know
 
     def take_position(self, log: ChannelLog) -> None:
         """Take over where the channel's log ends now, where that is known."""
@@ -84,7 +85,8 @@ class ChannelReport:
         """`failed`: it needs an operator; `degraded`: look, or no clean poll in a run that had its time; else `ok`."""
         if self.is_failed:
             return "failed"
-        return "degraded" if self.needs_attention or not (self.is_captured or is_interrupted) else "ok"
+        is_degraded = self.needs_attention or self.silence is not None
+        return "degraded" if is_degraded or not (self.is_captured or is_interrupted) else "ok"
 
     def signal(self, now: datetime, is_interrupted: bool) -> dict[str, object]:
         """Return the fields of `channel.finished` and `channel.alive`."""
@@ -196,14 +198,29 @@ class RunReport:
         else:
             self.channels[channel].needs_attention = True
 
+    def note_silence(self, channel: str, error: CdcError, since: datetime) -> None:
+        """The channel delivers nothing while its records change: it is degraded as long as that stands."""
+        self.clear_silence(channel)
+        self.add_problem(error, channel=channel)
+        with self._lock:
+            self.channels[channel].silence, self.channels[channel].silent_since = error, since
+
+    def clear_silence(self, channel: str) -> None:
+        """The channel is not silent, or no longer."""
+        with self._lock:
+            report = self.channels[channel]
+            if report.silence is not None:
+                self.problems.remove(Problem(str(report.silence), report.silence.hint, channel))
+            report.silence = report.silent_since = None
+
     def close(self, finished: datetime) -> None:
         """The run is over; an outcome that is not ok never stands without a word."""
         self.finished = finished
         if self.outcome != "ok" and not self.problems:
-            silent = [channel.channel for channel in self.channels.values() if not channel.is_captured]
+            unheard = [channel.channel for channel in self.channels.values() if not channel.is_captured]
             self.add_problem(
                 CdcError(
-                    f"capturing {', '.join(silent)}: the run ended before a poll was answered",
+                    f"capturing {', '.join(unheard)}: the run ended before a poll was answered",
                     hint="raise CDC_RUN_SECONDS (or --seconds), or see the log for what held it up",
                 )
             )
@@ -227,7 +244,7 @@ class RunReport:
             return "failed"
         if not captured and not (self.is_interrupted and not self.problems):
             return "failed"
-        if self.needs_attention or any(channel.needs_attention for channel in channels):
+        if self.needs_attention or any(channel.needs_attention or channel.silence for channel in channels):
             return "degraded"
         if len(captured) < len(channels) and not self.is_interrupted:
             return "degraded"

@@ -1,4 +1,4 @@
-"""REST questions to the org, through simple-salesforce: what changed, and what its channels carry.
+"""REST questions to the org, through simple-salesforce: what changed, what its channels carry, what is left to deliver.
 
 Never writes to the org, never tries again, and passes on none of Salesforce's texts but its error codes.
 """
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import requests
 
-from cdc.errors import RestFailed
+from cdc.errors import RestDenied, RestFailed
 from cdc.exchange import HttpSession, connection_cause, host_of
 from cdc.salesforce import Token
 
@@ -50,7 +50,7 @@ class Rest:
         if end <= start:
             return False
         if datetime.now(UTC) - start > timedelta(days=MAX_REST_DAYS):
-            raise _rest_failed(self._host, channel, f"the interval begins more than {MAX_REST_DAYS} days ago")
+            raise _rest_failed(self._host, _behind(channel), f"the interval begins more than {MAX_REST_DAYS} days ago")
         return any(self._entity_has_changes(channel, entity, start, end) for entity in self.entities(channel))
 
     def entities(self, channel: str) -> list[str]:
@@ -60,22 +60,60 @@ class Rest:
         """
         kind, name = channel.strip("/").split("/", 1)
         if kind != "data":
-            raise _rest_failed(self._host, channel, "platform events leave no record that could be asked about")
+            raise _rest_failed(
+                self._host, _behind(channel), "platform events leave no record that could be asked about"
+            )
         if name == "ChangeEvents" or name.endswith("__chn"):
             return self._channel_members(channel, name)
         return [_entity_of(name)]
 
-    def _channel_members(self, channel: str, name: str) -> list[str]:
-        soql = f"SELECT SelectedEntity FROM PlatformEventChannelMember WHERE EventChannel = '{name}'"  # noqa: S608
-        with _rest_exceptions(self._host, channel):
-            answer = self._salesforce.toolingexecute("query/?q=" + quote(soql))
-            members = [_entity_of(record["SelectedEntity"]) for record in answer["records"]]
+    def unfiltered_entities(self, channel: str) -> list[str]:
+        """Return the entities of which every change that makes an event is to arrive on the channel.
+
+        Members with a filter are left out: a change beside the filter makes no event. Raises: RestFailed.
+        """
+        if not channel.endswith("__chn"):
+            return self.entities(channel)
+        return self._channel_members(channel, channel.rpartition("/")[2], has_filters=True)
+
+    def newest_change(self, channel: str, entity: str, after: datetime, until: datetime) -> datetime | None:
+        """Return when the newest record changed (SystemModstamp) after one time and until another, deleted ones too.
+
+        One query for one row, on an indexed field; None where there is none. Raises: RestFailed.
+        """
+        soql = (
+            f"SELECT Id, SystemModstamp FROM {entity} WHERE SystemModstamp > {after:%Y-%m-%dT%H:%M:%SZ} "  # noqa: S608
+            f"AND SystemModstamp <= {until:%Y-%m-%dT%H:%M:%SZ} ORDER BY SystemModstamp DESC LIMIT 1"
+        )
+        with _rest_exceptions(self._host, _behind(channel)):
+            records = self._salesforce.query(soql, include_deleted=True)["records"]
+            changed = _rest_time(records[0]["SystemModstamp"]) if records else None
+            if records and changed is None:
+                raise KeyError("SystemModstamp")
+            return changed
+
+    def delivery_allocation(self) -> tuple[int, int]:
+        """Return how many events the org may deliver in 24 hours, and how many of them are left.
+
+        Raises: RestFailed; RestDenied without the right to see it ("View Setup and Configuration").
+        """
+        with _rest_exceptions(self._host, "its limits", hint=_LIMITS_HINT):
+            limit = self._salesforce.limits()["DailyDeliveredPlatformEvents"]
+            return int(limit["Max"]), int(limit["Remaining"])
+
+    def _channel_members(self, channel: str, name: str, *, has_filters: bool = False) -> list[str]:
+        fields = "SelectedEntity, FilterExpression" if has_filters else "SelectedEntity"
+        soql = f"SELECT {fields} FROM PlatformEventChannelMember WHERE EventChannel = '{name}'"  # noqa: S608
+        with _rest_exceptions(self._host, _behind(channel)):
+            records = self._salesforce.toolingexecute("query/?q=" + quote(soql))["records"]
+            members = [_entity_of(each["SelectedEntity"]) for each in records if not each.get("FilterExpression")]
         if not members:
-            raise _rest_failed(self._host, channel, "the channel shows no members to this user")
+            cause = "each of its members has a filter" if records else "the channel shows no members to this user"
+            raise _rest_failed(self._host, _behind(channel), cause)
         return members
 
     def _entity_has_changes(self, channel: str, entity: str, start: datetime, end: datetime) -> bool:
-        with _rest_exceptions(self._host, channel):
+        with _rest_exceptions(self._host, _behind(channel)):
             sobject = getattr(self._salesforce, entity)
             updated, deleted = sobject.updated(start, end), sobject.deleted(start, end)
             if updated["ids"] or deleted["deletedRecords"]:
@@ -83,9 +121,13 @@ class Rest:
             earliest = _rest_time(deleted.get("earliestDateAvailable"))
             covered = [_rest_time(answer.get("latestDateCovered")) for answer in (updated, deleted)]
         if earliest and earliest > start:
-            raise _rest_failed(self._host, channel, f"deletions of {entity} before {earliest:%Y-%m-%d %H:%M} are gone")
+            raise _rest_failed(
+                self._host, _behind(channel), f"deletions of {entity} before {earliest:%Y-%m-%d %H:%M} are gone"
+            )
         if any(time and time < end - timedelta(minutes=5) for time in covered):
-            raise _rest_failed(self._host, channel, f"the answer for {entity} does not reach the end of the interval")
+            raise _rest_failed(
+                self._host, _behind(channel), f"the answer for {entity} does not reach the end of the interval"
+            )
         return False
 
 
@@ -103,24 +145,36 @@ def _rest_time(value: Any) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _rest_failed(host: str, channel: str, cause: str) -> RestFailed:
-    return RestFailed(
-        f"asking {host} for changes behind {channel}: {cause}",
-        hint="give the run-as user API Enabled and View All on the entity, or accept that continuity stays unproven",
-    )
+def _behind(channel: str) -> str:
+    return f"changes behind {channel}"
+
+
+_CHANGES_HINT = "give the run-as user API Enabled and View All on the entity, or accept that continuity stays unproven"
+_LIMITS_HINT = (
+    "give the run-as user View Setup and Configuration, or watch the allocation in Setup; capture needs neither"
+)
+
+
+def _rest_failed(
+    host: str, what: str, cause: str, *, hint: str = _CHANGES_HINT, kind: type[RestFailed] = RestFailed
+) -> RestFailed:
+    return kind(f"asking {host} for {what}: {cause}", hint=hint)
 
 
 @contextmanager
-def _rest_exceptions(host: str, channel: str) -> Iterator[None]:
+def _rest_exceptions(host: str, what: str, *, hint: str = _CHANGES_HINT) -> Iterator[None]:
     from simple_salesforce.exceptions import SalesforceError as ForeignError
 
     try:
         yield
     except ForeignError as error:
         code = re.search(r"'errorCode': '([A-Z_]+)'", str(getattr(error, "content", "")))
-        cause = f"HTTP {getattr(error, 'status', '?')}" + (f" {code[1]}" if code else "")
-        raise _rest_failed(host, channel, cause) from None
+        status = getattr(error, "status", "?")
+        kind = RestDenied if status in (400, 403, 404) else RestFailed
+        cause = f"HTTP {status}" + (f" {code[1]}" if code else "")
+        raise _rest_failed(host, what, cause, hint=hint, kind=kind) from None
     except (requests.RequestException, OSError) as error:
-        raise _rest_failed(host, channel, connection_cause(error)) from None
+        raise _rest_failed(host, what, connection_cause(error), hint=hint) from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError):
-        raise _rest_failed(host, channel, "the answer is not of the documented shape") from None
+        cause = "the answer is not of the documented shape"
+        raise _rest_failed(host, what, cause, hint=hint, kind=RestDenied) from None

@@ -11,11 +11,15 @@ import math
 import random
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from cdc import background, bayeux
+from cdc.allocation import AllocationWatch
 from cdc.continuity import Policy
 from cdc.errors import (
     AllocationExhausted,
@@ -42,6 +46,7 @@ from cdc.report import ChannelReport, RunReport
 from cdc.salesforce import Token
 from cdc.session import Answer, CometDSession
 from cdc.signals import Emit
+from cdc.silence import SilenceWatch
 from cdc.starting import Channel, RestQuestions, Starter
 from cdc.waiting import Clock, Waiting
 
@@ -67,6 +72,7 @@ class Plan:
     channels: tuple[str, ...]
     run_seconds: float
     policy: Policy
+    silence_check_s: float = 0.0  # how long a channel may be silent before the org is asked; 0: it never is
 
 
 @dataclass(frozen=True)
@@ -130,12 +136,22 @@ class _Run:
         self._starter = Starter(
             ports.log, plan.policy, self.report, self._waiting, ports.emit, ports.open_rest, self._clean_polls
         )
+        self._silence = SilenceWatch(
+            self._channels.values(),
+            self.report,
+            self._waiting,
+            ports.emit,
+            ports.open_rest,
+            interval_s=plan.silence_check_s,
+        )
+        self._allocation = AllocationWatch(ports.emit, ports.open_rest)
         self._token: Token | None = None
         self._batch: _Batch | None = None
         self._damaged: frozenset[bytes] = frozenset()  # messages of the last damaged answer
         self._unreadable_at: object = None  # the positions at which an answer came that nothing can read
         self._has_kept_unreadable = False
         self._opened_s = 0.0  # when this session's subscribes were through
+        self._server = (self._clock.now(), self._clock.monotonic())  # the server's clock, and when it showed that
         self._is_healthy = False  # this session had a clean poll, and all of it landed
         self._is_steady = False  # and it did more than come and go
         self._trouble: CdcError | None = None  # why the session before this one ended, until this one is healthy
@@ -280,6 +296,7 @@ class _Run:
             raise _SessionEnd(answer.failure)
         self.report.sessions += 1
         t0 = answer.server_time or self._clock.now()
+        self._server = (t0, self._clock.monotonic())
         self._emit("session.opened", session=session.client_id[:6], server_time=t0)
         starts, failed = self._starter.choose(self._active, t0, token)
         for channel, error in failed:
@@ -316,7 +333,7 @@ class _Run:
         """
         while self._has_time:
             began_s = self._clock.monotonic()
-            answer = self._poll_once(session)
+            answer = self._poll_once(session, token)
             if answer is None:
                 return
             is_empty = not answer.deliveries and not answer.strays
@@ -327,7 +344,7 @@ class _Run:
                 pause_s = max(pause_s, 1.0)  # a server that does not hold the poll must not be hammered
             self._waiting.pause(pause_s)
 
-    def _poll_once(self, session: CometDSession) -> Answer | None:
+    def _poll_once(self, session: CometDSession, token: Token) -> Answer | None:
         """Return the answer of one poll; None where the run's time is up first.
 
         A poll that is aborted then is a normal end: the run was stopped, or the server ignores advice.timeout.
@@ -338,7 +355,7 @@ class _Run:
         held_s = (session.advice.timeout_ms if within_ms is None else within_ms) / 1000
         timeout_s = min(held_s + NETWORK_DELAY_S, left_s + LAST_POLL_GRACE_S)
         poll = background.start("connect", lambda: session.connect(answer_within_ms=within_ms, timeout_s=timeout_s))
-        self._watch(poll, timeout_s)
+        self._watch(poll, timeout_s, token)
         answer = poll.result() if poll.done() else Answer(failure=_HANGING)
         is_time_up = self._waiting.is_stopped or self._waiting.left_s <= 0
         if isinstance(answer.failure, RequestLost) and is_time_up:
@@ -346,7 +363,7 @@ class _Run:
             return None
         return answer
 
-    def _watch(self, poll: Future[Answer], timeout_s: float) -> None:
+    def _watch(self, poll: Future[Answer], timeout_s: float, token: Token) -> None:
         """Return when the poll is done, its time is up or the run is stopped.
 
         Raises: _SessionEnd, StorageError as soon as the landing in flight fails.
@@ -355,12 +372,24 @@ class _Run:
         batch = self._batch
         while not poll.done() and not self._waiting.is_stopped and self._clock.monotonic() < ends_s:
             self._say_alive()
+            self._look_around(token)
             watched: list[Future[Any]] = [poll] if batch is None else [poll, batch.future]
-            now_s = self._clock.monotonic()
-            self._waiting.first(watched, min(ends_s - now_s, self._alive_s + ALIVE_EVERY_S - now_s))
+            ends_in_s = min(ends_s, self._alive_s + ALIVE_EVERY_S) - self._clock.monotonic()
+            self._waiting.first(watched, min(ends_in_s, self._silence.next_look_s(self._opened_s)))
             if batch is not None and batch.future.done() and not poll.done():
                 batch = None
                 self._settle_batch()
+
+    def _look_around(self, token: Token) -> None:
+        """Beside the poll: ask for the org's limits, and about silent channels, as far as that is due."""
+        if not self._before.done():
+            return
+        for watch in (self._silence, self._allocation):
+            watch.restore(self._known())
+        server_time, seen_s = self._server
+        now = server_time + timedelta(seconds=self._clock.monotonic() - seen_s)
+        self._silence.look(listening_since_s=self._opened_s, now=now, token=token)
+        self._allocation.look(self._clock.now(), token)
 
     def _answer_within_ms(self, left_s: float, server_timeout_ms: int) -> int | None:
         """Return the advice.timeout to send: only where the server's own would reach past the deadline."""
@@ -409,6 +438,8 @@ class _Run:
             deliveries.setdefault(delivery.channel, []).append(delivery)
         for name in [name for name in deliveries if name not in self._channels]:
             strays += _unsubscribed(name, deliveries.pop(name))
+        for name in deliveries:
+            self._silence.heard(self._channels[name])
         wanted = [channel for channel in self._active if channel.is_wanted]
         work = [(channel.log, deliveries[channel.name]) for channel in wanted if channel.name in deliveries]
         return _Batch(self._pipeline.start(Work(strays, work)), polled_at, wanted, bool(work))
@@ -508,6 +539,10 @@ class _Run:
             saves = background.start_each("checkpoint", [_saving(channel) for channel in known], at_once=8)
             for channel, future in zip(known, saves, strict=True):
                 self._record(future, f"writing the checkpoint of {channel.name}")
+            with suppress(CdcError):  # whatever is wrong with it, writing it anew will tell
+                self._waiting.result(self._before, "reading the run record", grace_s=RECORDS_GRACE_S)
+            self._silence.conclude(self._known())
+            self._allocation.settle()
             self.report.close(self._clock.now())
             if known:
                 self._record(self._write_record(), "writing the run record")
@@ -537,7 +572,13 @@ class _Run:
 
     def _write_record(self) -> Future[None]:
         """Start writing the run record as things stand, after the one that may be under way."""
-        record = self.report.to_record(self._clock.now())
+        self._allocation.restore(self._known())
+        record = msgspec.structs.replace(
+            self.report.to_record(self._clock.now()),
+            allocation=self._allocation.readings,
+            allocation_problem=self._allocation.problem,
+            allocation_asked=self._allocation.asked,
+        )
         before: list[Future[Any]] = [self._before, self._writing]
 
         def write() -> None:

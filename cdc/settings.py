@@ -58,6 +58,9 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "CDC_SCHEDULE": Setting("when a run starts: an NCRONTAB expression of 5 or 6 fields, UTC", "0 */5 * * * *"),
     "CDC_RUN_SECONDS": Setting("how long a run listens, in seconds; must fit under functionTimeout", "260"),
+    "CDC_SILENCE_CHECK_MINUTES": Setting(
+        "after how many silent minutes a run asks the org whether a channel's records changed; 0 never", "15"
+    ),
     "CDC_START": Setting("where a channel without a checkpoint starts: tip or earliest", "tip"),
     "CDC_ON_REPLAY_EXPIRED": Setting("how a channel goes on after lost continuity: earliest, tip or stop", "earliest"),
     "CDC_STORAGE": Setting("connection string of the storage account, or UseDevelopmentStorage=true"),
@@ -181,6 +184,12 @@ def _run_seconds(value: str) -> int:
     return int(value)
 
 
+def _minutes(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", value) or int(value) > 1_440:
+        raise _Refused("must be a whole number of minutes from 1 to 1440, or 0 to switch it off")
+    return int(value)
+
+
 def _container(value: str) -> str:
     if not re.fullmatch(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*", value):
         raise _Refused("must be 3 to 63 lower-case letters, digits and single hyphens, no hyphen at either end")
@@ -284,6 +293,7 @@ class Settings(BaseSettings):
     channel_groups: Annotated[tuple[ChannelGroup, ...], BeforeValidator(_channel_groups)] = _setting("CDC_CHANNELS")
     cdc_schedule: Annotated[str, BeforeValidator(_schedule)] = _setting("CDC_SCHEDULE")
     cdc_run_seconds: Annotated[int, BeforeValidator(_run_seconds)] = _setting("CDC_RUN_SECONDS")
+    cdc_silence_check_minutes: Annotated[int, BeforeValidator(_minutes)] = _setting("CDC_SILENCE_CHECK_MINUTES")
     cdc_start: Start = _setting("CDC_START")
     cdc_on_replay_expired: OnReplayExpired = _setting("CDC_ON_REPLAY_EXPIRED")
     storage: StorageSettings

@@ -7,6 +7,7 @@ landed, and it never talks to a network but through what it is given.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -43,6 +44,15 @@ class RestQuestions(Protocol):
     def has_changes(self, channel: str, start: datetime, end: datetime) -> bool:
         """True where records behind the channel changed in the interval. Raises: RestFailed."""
 
+    def unfiltered_entities(self, channel: str) -> list[str]:
+        """Return the entities, at least one, of which the channel carries every change. Raises: RestFailed."""
+
+    def newest_change(self, channel: str, entity: str, after: datetime, until: datetime) -> datetime | None:
+        """Return when the entity's records changed last in an interval, None for not at all. Raises: RestFailed."""
+
+    def delivery_allocation(self) -> tuple[int, int]:
+        """Return the org's event deliveries a day, and those left. Raises: RestFailed, RestDenied."""
+
 
 @dataclass
 class Channel:
@@ -55,6 +65,7 @@ class Channel:
     was_refused: bool = False  # in this session
     is_unproven: bool = False
     proving: Start | None = None  # nothing of it is landed before the org was asked
+    heard_s: float = -math.inf  # when it last delivered anything in this run, by the monotonic clock
 
     @property
     def name(self) -> str:

@@ -54,6 +54,11 @@ param schedule string = '0 */5 * * * *'
 @maxValue(524)
 param runSeconds int = 260
 
+@description('After how many silent minutes a run asks the org whether the records behind a channel changed; 0 never.')
+@minValue(0)
+@maxValue(1440)
+param silenceCheckMinutes int = 15
+
 @description('Where a channel starts that was never captured.')
 @allowed(['tip', 'earliest'])
 param start string = 'tip'
@@ -253,6 +258,7 @@ module function 'app/function.bicep' = {
     channels: channels
     schedule: schedule
     runSeconds: runSeconds
+    silenceCheckMinutes: silenceCheckMinutes
     start: start
     onReplayExpired: onReplayExpired
     eventsContainer: eventsContainer

@@ -172,6 +172,8 @@ ACCEPTED = [
     ("CDC_SCHEDULE", "0  0,30 8-18 * Jan Mon-Fri", "0 0,30 8-18 * Jan Mon-Fri"),
     ("CDC_RUN_SECONDS", " 1 ", 1),
     ("CDC_RUN_SECONDS", "86400", 86400),
+    ("CDC_SILENCE_CHECK_MINUTES", "0", 0),
+    ("CDC_SILENCE_CHECK_MINUTES", "1440", 1440),
     ("CDC_START", "earliest", "earliest"),
     ("CDC_ON_REPLAY_EXPIRED", "stop", "stop"),
     ("CDC_EVENTS_CONTAINER", "a1b", "a1b"),
@@ -194,6 +196,7 @@ USER_INTERFACE = "a page of the user interface; needs the My Domain URL, like ht
 VERSION = "must be an API version of 37.0 or later, like 66.0"
 SCHEDULE = "must be an NCRONTAB expression of 5 or 6 fields, like 0 */5 * * * *"
 SECONDS = "must be a whole number of seconds from 1 to 86400"
+MINUTES = "must be a whole number of minutes from 1 to 1440, or 0 to switch it off"
 CONTAINER = "must be 3 to 63 lower-case letters, digits and single hyphens, no hyphen at either end"
 NOT_FOUND = "an unresolved Key Vault reference; the app's identity cannot read the vault, or the secret is not there"
 
@@ -226,6 +229,9 @@ REFUSED = [
     ("CDC_RUN_SECONDS", "4m20s", SECONDS),
     ("CDC_RUN_SECONDS", "260.5", SECONDS),
     ("CDC_RUN_SECONDS", "86401", SECONDS),
+    ("CDC_SILENCE_CHECK_MINUTES", "-1", MINUTES),
+    ("CDC_SILENCE_CHECK_MINUTES", "1441", MINUTES),
+    ("CDC_SILENCE_CHECK_MINUTES", "15m", MINUTES),
     ("CDC_START", "-1", "must be 'tip' or 'earliest'"),
     ("CDC_ON_REPLAY_EXPIRED", "ignore", "must be 'earliest', 'tip' or 'stop'"),
     ("CDC_EVENTS_CONTAINER", "Events", CONTAINER),

@@ -35,6 +35,7 @@ param apiVersion string
 param channels string
 param schedule string
 param runSeconds int
+param silenceCheckMinutes int
 param start string
 param onReplayExpired string
 param eventsContainer string
@@ -56,6 +57,7 @@ var commonSettings = {
   CDC_CHANNELS: channels
   CDC_SCHEDULE: schedule
   CDC_RUN_SECONDS: string(runSeconds)
+  CDC_SILENCE_CHECK_MINUTES: string(silenceCheckMinutes)
   CDC_START: start
   CDC_ON_REPLAY_EXPIRED: onReplayExpired
   CDC_STORAGE__blobServiceUri: dataBlobServiceUri
