@@ -32,6 +32,7 @@ from cdc.settings import (
 )
 from cdc.signals import Emit, bound, log_event, log_json
 from cdc.store import BlobService, Container, Patience, open_service
+from cdc.waiting import Clock
 
 _PATIENTLY, _BRIEFLY = Patience(), Patience(repetitions=1)  # briefly: where somebody waits for the answer
 _STARTS = {"tip": TIP, "earliest": EARLIEST, "stop": "stop"}
@@ -88,9 +89,11 @@ def capture(
     seconds: float | None = None,
     stop: Future[None] | None = None,
     emit: Emit = log_event,
+    clock: Clock | None = None,
 ) -> RunReport:
     """Run one group's capture once and return the report. Raises no foreseeable error but SettingsInvalid."""
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    clock = clock or Clock()
+    run_id = f"{clock.now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     emit = bound(emit, run_id=run_id, group=group.name)
     for name in settings.unknown:
         emit("settings.unknown", level=logging.WARNING, setting=name)
@@ -105,9 +108,10 @@ def capture(
                 service.container(settings.cdc_events_container),
                 service.container(settings.cdc_checkpoints_container),
                 run_id=run_id,
-                now=lambda: datetime.now(UTC),
+                now=clock.now,
             ),
             emit=emit,
+            clock=clock,
         )
         plan = Plan(
             group=group.name,

@@ -87,7 +87,7 @@ class Emulator:
     # the channels and the clock
 
     def channel(self, channel: str, **settings: Any) -> None:
-        """Make or set a channel: exists, entities, refusal, silent, slow_seek_s, hidden_fields."""
+        """Make or set a channel: exists, entities, refusal, silent, slow_seek_s, hidden_fields, filters."""
         self.call("POST", "/channels", {"channel": channel, **settings})
 
     def channels(self) -> dict[str, dict[str, Any]]:

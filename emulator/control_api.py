@@ -258,7 +258,7 @@ async def reset_stream(parts: Parts, request: web.Request, source: dict[str, Any
 
 
 async def set_channel(parts: Parts, request: web.Request, source: dict[str, Any]) -> Any:
-    """{channel, exists?, entities?, refusal?, silent?, slow_seek_s?, hidden_fields?}: make or set a channel."""
+    """{channel, exists?, entities?, refusal?, silent?, slow_seek_s?, hidden_fields?, filters?}: make or set it."""
     channel, org = str(source["channel"]), parts.org
     if source.get("exists") is False:
         org.remove_channel(channel)
@@ -273,6 +273,8 @@ async def set_channel(parts: Parts, request: web.Request, source: dict[str, Any]
         org.silent[channel] = frozenset(source["silent"])
     if "slow_seek_s" in source:
         org.slow_seek_s[channel] = float(source["slow_seek_s"])
+    if "filters" in source:
+        org.filters[channel] = {str(entity): str(text) for entity, text in source["filters"].items()}
     for entity, names in (source.get("hidden_fields") or {}).items():
         org.traffic.hidden_fields[entity] = set(names)
     return {}

@@ -48,6 +48,7 @@ class Knobs:
     rest_denied: str = ""  # an errorCode: every REST call answers 403 with it
     rest_failing: bool = False  # every REST call answers 500
     rest_page_size: int = 2_000
+    limits: str = "shown"  # "denied": /limits answers 403; "hidden": without the delivery allocation
 
 
 def turn(knobs: Knobs, changes: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ class Org:
         self.refusals: dict[str, str] = {}  # channel -> error text at subscribe
         self.silent: dict[str, frozenset[str]] = {}  # channel -> entities not delivered for want of permission
         self.slow_seek_s: dict[str, float] = {}
+        self.filters: dict[str, dict[str, str]] = {}  # channel -> entity -> what Tooling shows as its filter
         self.on_publish: Callable[[str], None] = lambda channel: None
         self._delivered: deque[tuple[float, int]] = deque()
         self._delivered_sum = 0

@@ -175,7 +175,8 @@ def _channel_members(org: Org) -> Iterator[Row]:
             selected = entity.channel.removeprefix("/data/")
             name = channel.removeprefix("/data/")
             yield {"Id": f"0v8Rj00000{number:03d}{place:02d}AAA", "EventChannel": name, "SelectedEntity": selected,
-                   "DeveloperName": f"{name.replace('__', '_')}_{selected}", "FilterExpression": None}  # fmt: skip
+                   "DeveloperName": f"{name.replace('__', '_')}_{selected}",
+                   "FilterExpression": org.filters.get(channel, {}).get(entity.name)}  # fmt: skip
 
 
 def _answer(parsed: soql.Query, rows: Any, request: web.Request, parts: Parts) -> Any:
@@ -329,10 +330,12 @@ def _schema(entity: Entity) -> Row:
 
 
 async def limits(request: web.Request, parts: Parts) -> Any:
-    """/limits."""
+    """/limits, for which a user needs View Setup and Configuration."""
+    if parts.knobs.limits == "denied":
+        raise RestError(403, "INSUFFICIENT_ACCESS", "insufficient access rights")
     allocation = parts.knobs.daily_deliveries or 5_000_000
     clients, calls = parts.knobs.max_clients, sum(parts.journal.rest.values())
-    return {
+    shown = {
         "DailyApiRequests": {"Max": 100_000, "Remaining": max(0, 100_000 - calls)},
         "DailyDeliveredPlatformEvents": {
             "Max": allocation,
@@ -346,3 +349,6 @@ async def limits(request: web.Request, parts: Parts) -> Any:
         "HourlyPublishedPlatformEvents": {"Max": 250_000, "Remaining": 250_000},
         "MonthlyPlatformEventsUsageEntitlement": {"Max": 0, "Remaining": 0},
     }
+    if parts.knobs.limits == "hidden":
+        del shown["DailyDeliveredPlatformEvents"]
+    return shown

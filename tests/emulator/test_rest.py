@@ -127,6 +127,38 @@ def test_limits_channel_members_and_schemas(org: Emulator, salesforce: Any, clie
     assert salesforce.restful(f"event/eventSchema/{schema['uuid']}", params={"payloadFormat": "COMPACT"}) == schema
 
 
+def test_limits_can_be_denied_and_can_lack_the_delivery_allocation(org: Emulator, salesforce: Any) -> None:
+    org.knobs(limits="hidden")
+    assert "DailyDeliveredPlatformEvents" not in salesforce.limits()
+    org.knobs(limits="denied")
+    with pytest.raises(SalesforceError) as caught:
+        salesforce.limits()
+    content: Any = caught.value.content
+    assert (caught.value.status, content[0]["errorCode"]) == (403, "INSUFFICIENT_ACCESS")
+
+
+def test_the_newest_change_of_an_entity_is_one_row_of_one_query(org: Emulator, salesforce: Any) -> None:
+    org.publish(ACCOUNT, 3, kinds=["CREATE"], age_s=3_600)
+    gone = org.change_record("Account", "delete", age_s=600)
+    since = datetime.now(UTC) - timedelta(minutes=30)
+    soql = (
+        f"SELECT Id, SystemModstamp FROM Account WHERE SystemModstamp > {since:%Y-%m-%dT%H:%M:%SZ} "
+        f"AND SystemModstamp <= {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} ORDER BY SystemModstamp DESC LIMIT 1"
+    )
+    assert salesforce.query(soql)["records"] == []
+    assert [row["Id"] for row in salesforce.query(soql, include_deleted=True)["records"]] == [gone]
+
+
+def test_a_channel_member_shows_its_filter(org: Emulator, salesforce: Any) -> None:
+    org.channel("/data/Sales__chn", filters={"Account": "Industry = 'Energy'"})
+    soql = "SELECT SelectedEntity, FilterExpression FROM PlatformEventChannelMember WHERE EventChannel = 'Sales__chn'"
+    members = salesforce.toolingexecute("query/", params={"q": soql})["records"]
+    assert {row["SelectedEntity"]: row["FilterExpression"] for row in members} == {
+        "AccountChangeEvent": "Industry = 'Energy'",
+        "OpportunityChangeEvent": None,
+    }
+
+
 def test_a_dead_token_is_an_invalid_session(org: Emulator, salesforce: Any) -> None:
     org.revoke_tokens()
     with pytest.raises(SalesforceExpiredSession) as caught:

@@ -18,7 +18,7 @@ KINDS = ("GAP_CREATE", "GAP_UPDATE", "GAP_DELETE", "GAP_UNDELETE", "GAP_OVERFLOW
 
 
 def test_a_starved_stream_looks_like_a_quiet_one_and_loses_nothing_by_it(site: Site) -> None:
-    """The known limit: Salesforce searches for longer than the run lasts. The position stays, and the run is ok."""
+    """Salesforce searches for longer than the run lasts, but not for long enough that the org would be asked."""
     site.org.publish(ACCOUNT, 5)
     assert site.capture(ACCOUNT).outcome == "ok"
     site.org.publish(ACCOUNT, 5)
