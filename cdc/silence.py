@@ -27,7 +27,7 @@ from cdc.waiting import Waiting
 CHANNELS_AT_ONCE = 4
 MAX_ENTITIES = 10  # asked in one check; of more, the next ones in the next check
 SAME_CHANGE = timedelta(seconds=2)  # a record's SystemModstamp may be a moment later than its event's commitTimestamp
-DELIVERY_S = 60.0  # a change younger than that may still be on its way
+DELIVERY_S = 60.0  # a change younger than that, or than half of what was listened to, may still be on its way
 LISTEN_S, LISTEN_SHARE = 60.0, 0.3  # listened to in one session before the org is asked; of a short run that share
 END_S = 30.0  # a run asks when no more than that, or LISTEN_SHARE of it, is left
 
@@ -141,6 +141,8 @@ class SilenceWatch:
 
     def next_look_s(self, listening_since_s: float) -> float:
         """Return the seconds to the next moment at which something may be due."""
+        if not self._watched:
+            return math.inf
         now_s = self._clock.monotonic()
         moments = (self._waiting.deadline_s - self._end_s, listening_since_s + self._listen_s)
         return min([moment - now_s for moment in moments if moment > now_s] + [self._interval.total_seconds() / 10])
@@ -151,7 +153,7 @@ class SilenceWatch:
         due = [watched for watched in self._watched.values() if self._is_due(watched, listened_s, now)]
         calls = []
         for watched in due:
-            until = now - timedelta(seconds=min(DELIVERY_S, listened_s))
+            until = now - timedelta(seconds=min(DELIVERY_S, listened_s / 2))
             calls.append(background.bind(self._ask, watched.channel.name, watched.since, until, now, token))
             watched.asked, watched.asked_s = now, self._clock.monotonic()
             self._report.channels[watched.channel.name].silence_asked = now
