@@ -539,8 +539,9 @@ class _Run:
             saves = background.start_each("checkpoint", [_saving(channel) for channel in known], at_once=8)
             for channel, future in zip(known, saves, strict=True):
                 self._record(future, f"writing the checkpoint of {channel.name}")
-            with suppress(CdcError):  # whatever is wrong with it, writing it anew will tell
-                self._waiting.result(self._before, "reading the run record", grace_s=RECORDS_GRACE_S)
+            if known:
+                with suppress(CdcError):  # whatever is wrong with it, writing it anew will tell
+                    self._waiting.result(self._before, "reading the run record", grace_s=RECORDS_GRACE_S)
             self._silence.conclude(self._known())
             self._allocation.settle()
             self.report.close(self._clock.now())
