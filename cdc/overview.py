@@ -100,7 +100,8 @@ def read(groups: Mapping[str, Sequence[str]], events: Container, state: Containe
     except StorageError as error:
         return Overview(now, error=error)
     polls = _newest_polls(runs.values())
-    silent = {name: run.silent_since for record in runs.values() for name, run in record.channels.items()}
+    by_age = sorted(runs.values(), key=lambda record: record.finished)  # a channel may have changed its group
+    silent = {name: run.silent_since for record in by_age for name, run in record.channels.items()}
     calls = [
         background.bind(_channel, events, state, channel, polls.get(channel), silent.get(channel), now)
         for names in groups.values()
