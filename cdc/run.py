@@ -384,8 +384,7 @@ class _Run:
         """Beside the poll: ask for the org's limits, and about silent channels, as far as that is due."""
         if not self._before.done():
             return
-        for watch in (self._silence, self._allocation):
-            watch.restore(self._known())
+        self._recall()
         server_time, seen_s = self._server
         now = server_time + timedelta(seconds=self._clock.monotonic() - seen_s)
         self._silence.look(listening_since_s=self._opened_s, now=now, token=token)
@@ -542,7 +541,8 @@ class _Run:
             if known:
                 with suppress(CdcError):  # whatever is wrong with it, writing it anew will tell
                     self._waiting.result(self._before, "reading the run record", grace_s=RECORDS_GRACE_S)
-            self._silence.conclude(self._known())
+            self._recall()
+            self._silence.conclude()
             self._allocation.settle()
             self.report.close(self._clock.now())
             if known:
@@ -566,14 +566,17 @@ class _Run:
 
     # --- what the run says and remembers -----------------------------------------------------------------------------
 
-    def _known(self) -> RunRecord | None:
-        """Return the group's record as the run before this one left it; None where there is none, or not read (yet)."""
+    def _recall(self) -> None:
+        """Take over what the runs before this one knew, as far as their record could be read."""
         is_read = self._before.done() and self._before.exception() is None
-        return self._before.result() if is_read else None
+        known = self._before.result() if is_read else None
+        for report in self.report.channels.values():
+            report.polled = report.polled or (known.clean_polls.get(report.channel) if known else None)
+        self._silence.restore(known)
+        self._allocation.restore(known)
 
     def _write_record(self) -> Future[None]:
         """Start writing the run record as things stand, after the one that may be under way."""
-        self._allocation.restore(self._known())
         record = msgspec.structs.replace(
             self.report.to_record(self._clock.now()),
             allocation=self._allocation.readings,

@@ -222,9 +222,8 @@ class SilenceWatch:
             next_step=error.hint,
         )
 
-    def conclude(self, known: RunRecord | None) -> None:
+    def conclude(self) -> None:
         """The run is over: wait for the checks under way, within the run's grace; say again what still stands."""
-        self.restore(known)
         for name, watched in self._watched.items():
             if watched.asking is not None:
                 self._judge(watched, watched.asking, grace_s=REST_GRACE_S)

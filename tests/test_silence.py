@@ -105,7 +105,8 @@ class Run:
         self.watch.look(listening_since_s=1.0, now=self.clock.now(), token=TOKEN)
 
     def end(self, known: RunRecord | None = None) -> str:
-        self.watch.conclude(known)
+        self.watch.restore(known)
+        self.watch.conclude()
         return self.report.outcome
 
 
