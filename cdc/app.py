@@ -32,6 +32,7 @@ from cdc.settings import (
 )
 from cdc.signals import Emit, log_event, log_json
 from cdc.store import BlobService, Container, Patience, open_service
+from cdc.waiting import Clock
 
 _PATIENTLY, _BRIEFLY = Patience(), Patience(repetitions=1)  # briefly: where somebody waits for the answer
 _STARTS = {"tip": TIP, "earliest": EARLIEST, "stop": "stop"}
@@ -88,6 +89,7 @@ def capture(
     seconds: float | None = None,
     stop: Future[None] | None = None,
     emit: Emit = log_event,
+    clock: Clock | None = None,
 ) -> RunReport:
     """Run one group's capture once and return the report. Raises no foreseeable error but SettingsInvalid."""
     for name in settings.unknown:
@@ -107,6 +109,7 @@ def capture(
                 now=lambda: datetime.now(UTC),
             ),
             emit=emit,
+            clock=clock or Clock(),
         )
         plan = Plan(
             group=group.name,
