@@ -84,6 +84,7 @@ def capture(
     stop: Future[None] | None = None,
     emit: Recorder | None = None,
     clock: RunClock | None = None,
+    group: int = 0,
 ) -> RunReport:
     """Run the app's capture once, in this process, over the real client stack; longer where the machine is busy."""
     settings = load_settings(environment)
@@ -93,8 +94,8 @@ def capture(
         said(name, level=level, **fields)
         clock.hear(name)
 
-    group = settings.channel_groups[0]
-    return app.capture(settings, group, seconds=seconds * slowness(), stop=stop, emit=hear, clock=clock)
+    channels = settings.channel_groups[group]
+    return app.capture(settings, channels, seconds=seconds * slowness(), stop=stop, emit=hear, clock=clock)
 
 
 def slowness() -> float:
@@ -228,6 +229,7 @@ class Site:
     events_container: str
     checkpoints_container: str
     said: Recorder = field(default_factory=Recorder)  # what the last run emitted
+    late_s: float = 0.0  # how long after its seconds it ended, by its own clock; negative where it ended sooner
     everything_said: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
     def environment(self, *channels: str, **more: str) -> dict[str, str]:
@@ -250,8 +252,10 @@ class Site:
     ) -> RunReport:
         """Run the app once, with more settings where given; `said` has what it emitted."""
         self.said = Recorder()
-        environment = self.environment(*channels, **(settings or {}), **more)
+        environment, clock = self.environment(*channels, **(settings or {}), **more), clock or RunClock()
         report = capture(environment, seconds=seconds, stop=stop, emit=self.said, clock=clock)
+        [started] = self.said.named("run.started")
+        self.late_s = clock.monotonic() - float(str(started["seconds"]))
         self.everything_said += self.said.events
         return report
 
@@ -275,7 +279,7 @@ def messages_of(report: RunReport) -> list[str]:
     return [problem.message for problem in report.problems]
 
 
-def wait_until(condition: Callable[[], Any], *, at_most_s: float = 10) -> None:
+def wait_until(condition: Callable[[], Any], *, at_most_s: float = 30) -> None:
     """Return as soon as the condition holds; fail where it never does."""
     ends = time.monotonic() + at_most_s
     while not condition():

@@ -73,8 +73,7 @@ def test_a_poll_on_a_half_open_connection_is_given_up_and_the_next_run_lands_all
         worker.join()
     assert site.log.lines(ACCOUNT) == []
     [report] = found
-    assert report.finished is not None
-    assert (report.finished - report.started).total_seconds() < 2 + 15
+    assert site.late_s < 15
     assert report.outcome == "ok", report.summary()
     assert site.capture(ACCOUNT).outcome == "ok"
     assert_landed_once(site.org, site.log, ACCOUNT)
@@ -93,5 +92,4 @@ def test_a_host_name_that_does_not_exist_ends_the_run_at_once(site: Site, monkey
     assert report.outcome == "failed"
     assert "no such host" in messages_of(report)[0]
     assert "My Domain" in report.problems[0].hint
-    assert report.finished is not None
-    assert (report.finished - report.started).total_seconds() < 10
+    assert site.late_s < -10

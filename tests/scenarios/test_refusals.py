@@ -60,8 +60,7 @@ def test_all_channels_refused_is_a_failed_run_that_ends_at_once(site: Site) -> N
     report = site.capture(UNKNOWN, "/data/Other__ChangeEvent", seconds=20)
     assert report.outcome == "failed"
     assert len(report.problems) == 2
-    assert report.finished is not None
-    assert (report.finished - report.started).total_seconds() < 10
+    assert site.late_s < -10
     assert len(site.asked("handshake")) == 1
     assert site.org.sessions() == []
 
@@ -91,8 +90,7 @@ def test_a_refused_login_tells_salesforces_words_and_what_to_fix(
     assert words in problem.message
     assert hint in problem.hint
     assert site.org.stats()["tokenRequests"] == 1
-    assert report.finished is not None
-    assert (report.finished - report.started).total_seconds() < 10
+    assert site.late_s < -10
     assert not [name for name in site.log.names() - before if "/generations/" in name or ".jsonl" in name]
 
 
