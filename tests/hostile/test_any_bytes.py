@@ -75,7 +75,7 @@ def test_right_names_with_values_of_any_type(messages: list[Any]) -> None:
 @settings(max_examples=100, deadline=None, database=None)
 @given(st.dictionaries(st.sampled_from(list(corpus.GENERATION) + list(corpus.CHECKPOINT)), any_json, max_size=4))
 def test_records_with_some_fields_of_any_type(fields: dict[str, Any]) -> None:
-    for whole in (corpus.GENERATION, corpus.GAP, corpus.CHECKPOINT, corpus.RUN):
+    for whole in (corpus.GENERATION, corpus.GAP, corpus.TURN, corpus.CHECKPOINT, corpus.RUN):
         fuzz.record(json.dumps(whole | fields).encode())
 
 
