@@ -13,7 +13,7 @@ from datetime import date, datetime
 from cdc import layout
 from cdc.continuity import RETENTION, Position
 from cdc.errors import ContainerMissing, LogInconsistent, StorageUnavailable
-from cdc.layout import Checkpoint, Generation, SegmentFacts, Unreadable
+from cdc.layout import Checkpoint, Generation, SegmentFacts, Turn, Unreadable
 from cdc.store import Blob, Container
 
 Warn = Callable[[str], None]
@@ -169,6 +169,22 @@ def read_generation(state: Container, channel: str, number: int) -> Generation |
             hint="put the generation records back under their own numbers",
         )
     return record
+
+
+def read_turn(state: Container, channel: str, number: int) -> Turn | None:
+    """Return the record of the folder that one segment must lie in, None where there is none.
+
+    Raises: LogInconsistent where it cannot be read; StorageError.
+    """
+    name = layout.turn_name(channel, number)
+    blob = state.read(name)
+    try:
+        return Turn.from_blob(blob.body, channel) if blob else None
+    except Unreadable as error:
+        raise LogInconsistent(
+            f"writing segment {number} of {channel}: {name} cannot be read: {error}",
+            hint="stop all runs of this channel, delete that blob, and start them again",
+        ) from None
 
 
 def _newest_generation(state: Container, channel: str, cached: Generation | None) -> Generation | None:

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 
 from cdc import layout
 from cdc.continuity import Opening, Position, Start
-from cdc.deriving import Warn, find_end, read_checkpoint, read_generation
+from cdc.deriving import Warn, find_end, read_checkpoint, read_generation, read_turn
 from cdc.errors import (
     BlobChanged,
     BlobExists,
@@ -27,7 +27,7 @@ from cdc.errors import (
     StorageUnavailable,
 )
 from cdc.events import TIP, Delivery, Stray, from_ms, to_ms
-from cdc.layout import Checkpoint, Gap, Generation, RunRecord, SegmentFacts, Unreadable
+from cdc.layout import Checkpoint, Gap, Generation, RunRecord, SegmentFacts, Turn, Unreadable
 from cdc.store import Container
 
 MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a larger event is a segment of its own
@@ -292,7 +292,7 @@ class ChannelLog:
             start=opening.start,
             t0=t0,
             after_segment=position.segment,
-            partition=max(t0.date(), position.partition or t0.date()),
+            partition=position.partition or (position.generation.partition if position.generation else t0.date()),
             org_id=self._org_id,
             user_id=user_id,
             run_id=self._log.run_id,
@@ -376,7 +376,7 @@ class ChannelLog:
             begin = 0
             while begin < len(fresh):
                 partition, end = self._cut(fresh, begin)
-                yield self._put(partition, fresh[begin:end])
+                yield self._put(self._agree(partition), fresh[begin:end])
                 begin = end
         except BaseException:
             self._forget()
@@ -409,7 +409,8 @@ class ChannelLog:
     def _cut(self, deliveries: Sequence[Delivery], begin: int) -> tuple[date, int]:
         """Return the partition of the next segment and where it ends: at a change of date, or when it is full.
 
-        The partition is a function of the log and the next event alone, so that two writers choose the same name.
+        The partition is a function of the log and the next event alone, so that two writers choose the same name; a
+        generation's first segment lies where the log ended, for its writers may see different events first.
         """
         position = self.position
         generation = position.generation
@@ -418,7 +419,7 @@ class ChannelLog:
         is_first = position.replay_id is None
         previous = max(position.partition or generation.partition, generation.partition)
         time = deliveries[begin].time
-        day = max(previous, time.date()) if time else previous
+        day = max(previous, time.date()) if time and not is_first else previous
         day_ends_ms = to_ms(datetime.combine(day, datetime.min.time(), UTC)) + _DAY_MS
         size, end = 0, begin
         for delivery in deliveries[begin:]:
@@ -427,7 +428,28 @@ class ChannelLog:
             if end > begin and (size > MAX_SEGMENT_BYTES or is_later):
                 break
             end += 1
-        return (previous if is_first else day), end
+        return day, end
+
+    def _agree(self, partition: date) -> date:
+        """Return the partition in which the next segment lies: ours, or the one that another run has chosen before.
+
+        Inside a partition the next name follows from the log. Where a date or a generation begins, two runs in
+        different generations could give one number two names, and put-if-absent would hold neither off. So there the
+        choice itself is put if absent, under the number alone.
+        """
+        position = self.position
+        if position.partition is None or (partition == position.partition and position.replay_id is not None):
+            return partition
+        number = position.segment + 1
+        turn = Turn(
+            channel=self.channel, org_id=self._org_id, run_id=self._log.run_id, number=number, partition=partition
+        )
+        if self._create_record(layout.turn_name(self.channel, number), turn.to_blob()):
+            return partition
+        chosen = read_turn(self._log.state, self.channel, number)
+        if chosen is None:
+            raise StorageUnavailable(f"reading turn {number} of {self.channel}: it exists and is gone", hint=_AGAIN)
+        return max(chosen.partition, position.partition)
 
     def _put(self, partition: date, deliveries: Sequence[Delivery]) -> Landed:
         position = self.position

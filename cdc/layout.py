@@ -104,6 +104,11 @@ def read_gap_number(name: str) -> int | None:
     return read_generation_number(name)
 
 
+def turn_name(channel: str, number: int) -> str:
+    """`turns/data/AccountChangeEvent/000000000042.json`: a turn has the number of the segment that it places."""
+    return f"turns{channel}/{number:012d}.json"
+
+
 RUNS_PREFIX = "runs/"
 
 
@@ -240,7 +245,7 @@ class Generation(Record, frozen=True, kw_only=True, rename="camel"):
     start: Token
     t0: Moment  # the server's clock at the handshake before the first subscribe
     after_segment: Count
-    partition: date  # the generation's first segment lies here, whatever event comes first
+    partition: date  # the channel's first segment lies here, whatever event comes first; later on, the log's end
     user_id: str
     may_repeat_earlier_events: bool = False
 
@@ -264,6 +269,13 @@ class GapClosing(Record, frozen=True, kw_only=True, rename="camel"):
     number: Annotated[int, msgspec.Meta(ge=1, lt=10**6)]
     closed: Moment
     note: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+
+
+class Turn(Record, frozen=True, kw_only=True, rename="camel"):
+    """The partition of one segment, where a date or a generation begins: the first writer's choice binds all."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, lt=10**12)]  # the segment's
+    partition: date
 
 
 class Checkpoint(Record, frozen=True, kw_only=True, rename="camel"):
@@ -422,7 +434,7 @@ T = TypeVar("T")
 # Made while the module is imported, by one thread: msgspec works out a type at its first use, and two threads that do
 # so at once bring the whole process down (msgspec 0.22, segmentation fault). The log is read by several threads.
 _DECODERS: Mapping[type[Any], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Generation, Gap, GapClosing, Checkpoint, RunRecord)
+    kind: msgspec.json.Decoder(kind) for kind in (Generation, Gap, GapClosing, Turn, Checkpoint, RunRecord)
 }
 
 

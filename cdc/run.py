@@ -57,6 +57,7 @@ LANDING_GRACE_S = 6.0  # after the deadline: for the landing in flight
 DISCONNECT_S = 2.5
 RECORDS_GRACE_S = 11.0  # after the deadline: by then checkpoints and the run record are written, or given up
 PROOF_POLL_MS = 5_000  # while continuity waits for its proof, polls are kept short
+PROOF_AFTER_S = 5.0
 SHORTEST_POLL_S = 0.25
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 30.0
 STEADY_S = 10.0  # a session that lived so long, or landed something, starts the back-off anew
@@ -149,6 +150,7 @@ class _Run:
         self._batch: _Batch | None = None
         self._damaged: frozenset[bytes] = frozenset()  # messages of the last damaged answer
         self._unreadable_at: object = None  # the positions at which an answer came that nothing can read
+        self._suspect = ""  # the channel at whose subscribe it came: the next session subscribes it first
         self._has_kept_unreadable = False
         self._opened_s = 0.0  # when this session's subscribes were through
         self._server = (self._clock.now(), self._clock.monotonic())  # the server's clock, and when it showed that
@@ -213,7 +215,7 @@ class _Run:
 
     def _note_unrecovered(self, cause: CdcError) -> None:
         """The run ends in trouble. A session lost in the last moments is no fault: the next run goes on from there."""
-        if isinstance(cause, Fenced | LogInconsistent):
+        if isinstance(cause, Fenced | LogInconsistent) or not self._active:
             return  # the channel has been excluded for it, and said so
         if isinstance(cause, StorageError):
             self.report.fail(cause)
@@ -247,11 +249,20 @@ class _Run:
         futures = background.start_each("derive", [channel.log.derive for channel in unknown], at_once=8)
         for channel, future in zip(unknown, futures, strict=True):
             try:
-                self._waiting.result(future, f"reading the log of {channel.name}")
+                self._await_words(future, f"reading the log of {channel.name}")
             except LogInconsistent as error:
                 self._exclude(channel, error)
             except RequestLost as error:
                 raise StorageUnavailable(str(error), hint=_STORAGE_HANGS) from None
+
+    def _await_words(self, future: Future[None], what: str) -> None:
+        """Wait until the deadline; a little longer for what storage has to say, for a short run is up before that."""
+        try:
+            self._waiting.result(future, what)
+        except RequestLost:
+            if future.done() or self._waiting.is_stopped:
+                raise
+            self._waiting.result(future, what, grace_s=LANDING_GRACE_S)
 
     # --- one session -------------------------------------------------------------------------------------------------
 
@@ -305,9 +316,12 @@ class _Run:
             raise _SessionEnd(None)
         answer = self._ask("connect", lambda timeout_s: session.connect(answer_within_ms=0, timeout_s=timeout_s))
         self._take(answer, token)
-        for channel, start in starts:
+        starts.sort(key=lambda each: each[0].name != self._suspect)
+        for place, (channel, start) in enumerate(starts):
             name, replay_id = channel.name, start.replay_id
             answer = self._ask(f"subscribe {name}", _subscribing(session, name, replay_id))
+            if isinstance(answer.failure, AnswerUnreadable):
+                self._suspect_channel(channel, answer.failure, is_alone=place == 0)
             self._take(self._starter.subscribed(channel, start, answer), token)
         self._settle_batch()
         self._opened_s = self._clock.monotonic()
@@ -394,7 +408,7 @@ class _Run:
         """Return the advice.timeout to send: only where the server's own would reach past the deadline."""
         within_ms = None if left_s * 1000 > server_timeout_ms + 1000 else max(0, int(left_s * 1000) - 200)
         if any(channel.proving for channel in self._active):
-            return PROOF_POLL_MS if within_ms is None else min(PROOF_POLL_MS, within_ms)
+            return min(PROOF_POLL_MS, int(left_s * 1000 / 3))  # in a short run, too, time is left for a new session
         return within_ms
 
     # --- landing -----------------------------------------------------------------------------------------------------
@@ -418,13 +432,18 @@ class _Run:
             self._settle_batch()
             raise _SessionEnd(answer.failure)
 
+    @property
+    def _proof_after_s(self) -> float:
+        """A channel that stayed silent for so long after the subscribes, beside busy ones, is asked about."""
+        return min(PROOF_AFTER_S, self._plan.run_seconds / 4)
+
     def _settle_proofs(self, answer: Answer, token: Token, *, is_poll: bool) -> None:
         unproven = self._starter.settle_proofs(
             self._active,
             answer,
             token,
             is_empty_poll=is_poll and not answer.deliveries,
-            open_for_s=self._clock.monotonic() - self._opened_s if is_poll else 0.0,
+            is_due=is_poll and self._clock.monotonic() - self._opened_s >= self._proof_after_s,
         )
         if unproven:
             cause = RequestLost(f"proving the continuity of {', '.join(unproven)}: not proved", hint=_UNPROVEN)
@@ -480,13 +499,28 @@ class _Run:
         """
         positions = [channel.log.position for channel in self._active if channel.log.is_known]
         if positions == self._unreadable_at and not self._has_kept_unreadable:
-            self._has_kept_unreadable = True
-            stray = Stray(None, "an answer that cannot be read", failure.body)
-            keeping = background.start("quarantine", lambda: self._ports.log.keep(stray))
-            self._waiting.result(keeping, "keeping an unreadable answer", grace_s=LANDING_GRACE_S)
-            self.report.fail(failure)
-            self._emit("quarantine.kept", level=logging.ERROR, reason=stray.reason, bytes=len(failure.body))
+            self.report.fail(self._keep_raw(None, failure))
         self._unreadable_at = positions
+
+    def _keep_raw(self, channel: str | None, failure: AnswerUnreadable) -> AnswerUnreadable:
+        """Put the answer into quarantine and return the failure with what the operator now does."""
+        self._has_kept_unreadable = True
+        stray = Stray(channel, "an answer that cannot be read", failure.body)
+        keeping = background.start("quarantine", lambda: self._ports.log.keep(stray))
+        self._waiting.result(keeping, "keeping an unreadable answer", grace_s=LANDING_GRACE_S)
+        self._emit("quarantine.kept", level=logging.ERROR, reason=stray.reason, bytes=len(failure.body))
+        return AnswerUnreadable(str(failure), hint=_KEPT_RAW, body=failure.body)
+
+    def _suspect_channel(self, channel: Channel, failure: AnswerUnreadable, *, is_alone: bool) -> None:
+        """An unreadable answer to a subscribe, again in a session that has no other channel yet, is that channel's own.
+
+        It is kept raw, and the others are captured without that channel.
+        Raises: _SessionEnd, so that they are subscribed in a fresh session; StorageError.
+        """
+        if is_alone and self._suspect == channel.name:
+            self._exclude(channel, self._keep_raw(channel.name, failure))
+            raise _SessionEnd(failure, is_retry_now=True)
+        self._suspect = channel.name
 
     # --- leaving -----------------------------------------------------------------------------------------------------
 
@@ -622,6 +656,10 @@ _AGAIN = "capture goes on in a new session, from the last landed event"
 _UNPROVEN = (
     "records changed, or the org could not be asked: a gap is recorded as soon as a run has the time for a new session "
     "(raise CDC_RUN_SECONDS or --seconds)"
+)
+_KEPT_RAW = (
+    "look at the blob below quarantine/ in the events container and report it; nothing is skipped: the next run asks "
+    "for the same events"
 )
 _HANGING = RequestLost("connect: no complete answer in time", hint=_AGAIN)
 

@@ -70,7 +70,13 @@ def fetch_token(credentials: Credentials, *, timeout_s: float = TOKEN_TIMEOUT_S)
         raise ServerBusy(f"asking for a token from {host_of(url)}: HTTP {answer.status}", hint=NETWORK_HINT)
     fields = _json_object(answer.body)
     if answer.status != 200:
-        raise _login_refused(url, answer.status, fields, credentials)
+        raise _login_refused(url, answer.status, fields or {}, credentials)
+    if fields is None:
+        # A page in place of an answer is mostly the one that Salesforce shows during maintenance.
+        raise RequestLost(
+            f"asking for a token from {host_of(url)}: the answer is no JSON object",
+            hint="check SALESFORCE_LOGIN_URL: no OAuth endpoint answers there; a maintenance page goes by itself",
+        )
     return _read_token(fields, url)
 
 
@@ -100,12 +106,12 @@ def _token_form(credentials: Credentials) -> dict[str, str]:
     return {"grant_type": _JWT_GRANT, "assertion": assertion}
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return {}
-    return decoded if isinstance(decoded, dict) else {}
+        return None
+    return decoded if isinstance(decoded, dict) else None
 
 
 # Salesforce's words -> what to fix (help: "OAuth 2.0 client credentials flow", "JWT bearer flow").

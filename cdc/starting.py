@@ -35,7 +35,6 @@ from cdc.waiting import Waiting
 CHANNELS_AT_ONCE = 8
 REST_S = 25.0
 REST_GRACE_S = 6.0
-PROOF_AFTER_S = 5.0  # a channel that brought nothing for so long after the subscribes is asked about
 
 
 class RestQuestions(Protocol):
@@ -198,19 +197,19 @@ class Starter:
     # --- the proof ---------------------------------------------------------------------------------------------------
 
     def settle_proofs(
-        self, channels: Iterable[Channel], answer: Answer, token: Token, *, is_empty_poll: bool, open_for_s: float
+        self, channels: Iterable[Channel], answer: Answer, token: Token, *, is_empty_poll: bool, is_due: bool
     ) -> list[str]:
         """Decide the channels that wait for proof and return those whose continuity stays unproven.
 
-        A channel is due at its first delivery, at a poll that brought nothing at all, or when it stayed silent for a
-        while beside busy ones. An unproven one needs a new generation before its next subscribe.
+        A channel is due at its first delivery, at a poll that brought nothing at all, or (`is_due`) when it stayed
+        silent for a while beside busy ones. An unproven one needs a new generation before its next subscribe.
         """
         unproven = []
         for channel in channels:
             if channel.proving is None:
                 continue
             first = next((each for each in answer.deliveries if each.channel == channel.name), None)
-            if first is None and not is_empty_poll and open_for_s < PROOF_AFTER_S:
+            if first is None and not is_empty_poll and not is_due:
                 continue
             until = (first.time if first else None) or answer.server_time or self.waiting.clock.now()
             if self._is_quiet(channel, channel.proving, until, token):

@@ -182,8 +182,6 @@ def _fault(random: Random) -> dict[str, Any]:
     if kind == "silence":
         return fault | {"do": "hang" if on != "connect" or random.random() < 0.5 else "stall"}
     do = random.choice(tuple(_LOST))
-    if do == "garble" and on not in ("handshake", "token"):
-        do = "truncate"  # noise inside an event makes an odd event of it, and nothing tells the two apart
     fault |= {"do": do, **_LOST[do]}
     if do in ("truncate", "truncate_clean"):
         fault["keep"] = round(random.random(), 3)
@@ -214,6 +212,11 @@ def _reply(random: Random, on: str) -> dict[str, Any]:
 def is_refusal(fault: dict[str, Any]) -> bool:
     """True where the fault refuses a replay id: one in a round, for two in a row are believed."""
     return "replayId" in str(fault.get("reply", {}).get("error", ""))
+
+
+def is_noise(fault: dict[str, Any]) -> bool:
+    """True where the fault spoils bytes: one in a round, for the same noise twice in a row is believed."""
+    return bool(fault["do"] == "garble")
 
 
 _KNOBS: dict[str, tuple[Any, ...]] = {

@@ -17,7 +17,7 @@ from typing import Any
 
 from chaos.check import Findings, Published, compare
 from chaos.log import Log
-from chaos.plan import CHANNELS, GRACE_S, GROUPS, Moment, RoundPlan, RunPlan, is_refusal
+from chaos.plan import CHANNELS, GRACE_S, GROUPS, Moment, RoundPlan, RunPlan, is_noise, is_refusal
 from chaos.processes import KILL, TERM, Process, Processes, processes
 from emulator.azurite import azurite
 from emulator.client import Emulator, start
@@ -193,8 +193,12 @@ class Stage:
 
     def _arm(self, plan: RoundPlan) -> Counter[str]:
         armed: Counter[str] = Counter()
-        has_refusal = False
+        has_refusal = has_noise = False
         for fault in plan.faults:
+            if is_noise(fault):
+                if has_noise:
+                    continue
+                has_noise = True
             if is_refusal(fault):
                 if has_refusal or len(plan.runs) > 1:
                     continue

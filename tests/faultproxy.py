@@ -128,6 +128,11 @@ class FaultProxy:
         """End every connection with FIN."""
         self._call(self._close_all)
 
+    def silence(self) -> None:
+        """From now on nothing passes, nor does an end: neither on open connections nor on new ones; `clear` ends it."""
+        self.arm(Spoil("black_hole"), times=-1)
+        self.strike(Spoil("half_open"))
+
     def go_away(self) -> None:
         """Listen no more: new connections are refused by the operating system. Open ones stay."""
         self._call(self._stop_listening)

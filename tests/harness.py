@@ -21,6 +21,7 @@ from azure.storage.blob import BlobServiceClient
 from cdc import app
 from cdc.report import RunReport
 from cdc.settings import load_settings
+from cdc.waiting import Clock
 
 SEGMENT = re.compile(r"^[0-9]{12}\.jsonl$")
 ACCOUNT = "/data/AccountChangeEvent"
@@ -55,13 +56,46 @@ class Recorder:
         return [fields for event, fields in self.events if event == name]
 
 
+class RunClock(Clock):
+    """A run's clock that stands still until the run has got somewhere, however long a busy machine takes for it.
+
+    It starts with the first channel's answer or the first session's failure; with `is_started` it runs from the first.
+    """
+
+    STARTERS = frozenset({"channel.subscribed", "channel.refused", "session.lost", "session.failed"})
+
+    def __init__(self, *, is_started: bool = False) -> None:
+        self._began_s = time.monotonic() if is_started else None
+
+    def monotonic(self) -> float:
+        """Seconds since the start."""
+        return 0.0 if self._began_s is None else time.monotonic() - self._began_s
+
+    def hear(self, event: str) -> None:
+        """Start with an event that shows that the run got somewhere."""
+        if self._began_s is None and event in self.STARTERS:
+            self._began_s = time.monotonic()
+
+
 def capture(
-    environment: dict[str, str], *, seconds: float, stop: Future[None] | None = None, emit: Recorder | None = None
+    environment: dict[str, str],
+    *,
+    seconds: float,
+    stop: Future[None] | None = None,
+    emit: Recorder | None = None,
+    clock: RunClock | None = None,
+    group: int = 0,
 ) -> RunReport:
     """Run the app's capture once, in this process, over the real client stack; longer where the machine is busy."""
     settings = load_settings(environment)
-    seconds *= slowness()
-    return app.capture(settings, settings.channel_groups[0], seconds=seconds, stop=stop, emit=emit or Recorder())
+    clock, said = clock or RunClock(), emit or Recorder()
+
+    def hear(name: str, /, *, level: int = 20, **fields: object) -> None:
+        said(name, level=level, **fields)
+        clock.hear(name)
+
+    channels = settings.channel_groups[group]
+    return app.capture(settings, channels, seconds=seconds * slowness(), stop=stop, emit=hear, clock=clock)
 
 
 def slowness() -> float:
@@ -195,6 +229,7 @@ class Site:
     events_container: str
     checkpoints_container: str
     said: Recorder = field(default_factory=Recorder)  # what the last run emitted
+    late_s: float = 0.0  # how long after its seconds it ended, by its own clock; negative where it ended sooner
     everything_said: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
     def environment(self, *channels: str, **more: str) -> dict[str, str]:
@@ -212,12 +247,15 @@ class Site:
         seconds: float = 1.2,
         stop: Future[None] | None = None,
         settings: dict[str, str] | None = None,
+        clock: RunClock | None = None,
         **more: str,
     ) -> RunReport:
         """Run the app once, with more settings where given; `said` has what it emitted."""
         self.said = Recorder()
-        environment = self.environment(*channels, **(settings or {}), **more)
-        report = capture(environment, seconds=seconds, stop=stop, emit=self.said)
+        environment, clock = self.environment(*channels, **(settings or {}), **more), clock or RunClock()
+        report = capture(environment, seconds=seconds, stop=stop, emit=self.said, clock=clock)
+        [started] = self.said.named("run.started")
+        self.late_s = clock.monotonic() - float(str(started["seconds"]))
         self.everything_said += self.said.events
         return report
 
@@ -241,7 +279,7 @@ def messages_of(report: RunReport) -> list[str]:
     return [problem.message for problem in report.problems]
 
 
-def wait_until(condition: Callable[[], Any], *, at_most_s: float = 10) -> None:
+def wait_until(condition: Callable[[], Any], *, at_most_s: float = 30) -> None:
     """Return as soon as the condition holds; fail where it never does."""
     ends = time.monotonic() + at_most_s
     while not condition():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc import layout
-from cdc.layout import Checkpoint, Gap, Generation, RunRecord, SegmentFacts, Unreadable
+from cdc.layout import Checkpoint, Gap, Generation, RunRecord, SegmentFacts, Turn, Unreadable
 
 pytestmark = pytest.mark.pure
 
@@ -28,6 +28,7 @@ def test_the_names_of_all_blobs() -> None:
     assert layout.generation_name(CHANNEL, 1) == "generations/data/AccountChangeEvent/0001.json"
     assert layout.generation_name(CHANNEL, 12_345) == "generations/data/AccountChangeEvent/12345.json"
     assert layout.gap_name("/event/Order__e", 2) == "gaps/event/Order__e/0002.json"
+    assert layout.turn_name(CHANNEL, 42) == "turns/data/AccountChangeEvent/000000000042.json"
     assert layout.run_name("capture1") == "runs/capture1.json"
 
 
@@ -194,6 +195,7 @@ GAP = Gap(
     **SHARED, number=3, cause="outage", after_segment=41, after_replay_id="6421", since=None, until=NOON, detected=NOON,
     start="stop",
 )  # fmt: skip
+TURN = Turn(**SHARED, number=42, partition=DAY)
 CHECKPOINT = Checkpoint(
     **SHARED, segment=42, partition=DAY, replay_id='"AAA="', last_time=NOON, generation=GENERATION, skipped_to=None,
     quiet_to=NOON, segment_written=NOON, written=NOON,
@@ -209,7 +211,7 @@ RUN = RunRecord(
 
 
 @pytest.mark.parametrize(
-    "record", [GENERATION, GAP, CHECKPOINT, EMPTY_CHECKPOINT], ids=lambda record: type(record).__name__
+    "record", [GENERATION, GAP, TURN, CHECKPOINT, EMPTY_CHECKPOINT], ids=lambda record: type(record).__name__
 )
 def test_a_record_comes_back_as_it_was_for_its_channel_alone(record: layout.Record) -> None:
     assert type(record).from_blob(record.to_blob(), CHANNEL) == record
@@ -233,7 +235,7 @@ def test_records_are_readable_json_with_camel_case_names() -> None:
     [b"", b"null", b"[]", b"{}", b"\xff", b'{"format":1', b"[" * 100_000, b'"\\ud800"', b"NaN", b"9" * 5_000],
     ids=lambda body: repr(body[:12]),
 )
-@pytest.mark.parametrize("kind", [Generation, Gap, Checkpoint, RunRecord])
+@pytest.mark.parametrize("kind", [Generation, Gap, Turn, Checkpoint, RunRecord])
 def test_garbage_is_unreadable(kind: Any, body: bytes) -> None:
     with pytest.raises(Unreadable):
         kind.from_blob(body) if kind is RunRecord else kind.from_blob(body, CHANNEL)
@@ -250,6 +252,8 @@ def test_garbage_is_unreadable(kind: Any, body: bytes) -> None:
         (GENERATION, {"partition": "2026-11-31"}),
         (GENERATION, {"afterSegment": -1}),
         (GAP, {"start": None}),
+        (TURN, {"number": 0}),
+        (TURN, {"partition": None}),
         (CHECKPOINT, {"segment": -1}),
         (CHECKPOINT, {"segment": 10**12}),
         (CHECKPOINT, {"segment": 0}),

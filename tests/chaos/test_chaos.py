@@ -95,7 +95,7 @@ def left_running(tmp_path: Path) -> list[int]:
     return found
 
 
-def wait_for(condition: object, at_most_s: float = 20.0) -> None:
+def wait_for(condition: object, at_most_s: float = 60.0) -> None:
     assert callable(condition)
     if not Path("/proc/self/environ").exists():
         pytest.skip("processes are told apart by /proc")

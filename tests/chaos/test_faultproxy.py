@@ -61,7 +61,7 @@ def proxy(echo: Echo) -> Iterator[FaultProxy]:
 
 
 @contextlib.contextmanager
-def connected(proxy: FaultProxy, timeout_s: float = 2.0) -> Iterator[socket.socket]:
+def connected(proxy: FaultProxy, timeout_s: float = 30.0) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout_s) as connection:
         yield connection
 
@@ -82,7 +82,7 @@ def heard(connection: socket.socket, want: int = 1_000_000) -> tuple[bytes, str]
     return got, "whole"
 
 
-def say(connection: socket.socket, line: bytes, timeout_s: float = 2.0) -> tuple[bytes, str]:
+def say(connection: socket.socket, line: bytes, timeout_s: float = 30.0) -> tuple[bytes, str]:
     connection.settimeout(timeout_s)
     connection.sendall(line + b"\n")
     return heard(connection, len(line) + 1)
@@ -133,7 +133,7 @@ def test_only_responses_to_requests_that_begin_so_are_spoiled(proxy: FaultProxy)
 
 def test_a_delayed_request_arrives_though_its_client_is_gone(proxy: FaultProxy, echo: Echo) -> None:
     """The late PUT of a run that was killed."""
-    proxy.arm(Spoil("delay", "request", seconds=0.3))
+    proxy.arm(Spoil("delay", "request", seconds=1.0))
     with connected(proxy) as connection:
         connection.sendall(b"late\n")
     assert echo.lines == []
@@ -231,7 +231,7 @@ def test_a_connection_string_leads_through_the_proxy(proxy: FaultProxy, echo: Ec
     assert leads == f"AccountName=a;BlobEndpoint=http://127.0.0.1:{proxy.port}/a;"
 
 
-def wait_for(condition: object, at_most_s: float = 3.0) -> None:
+def wait_for(condition: object, at_most_s: float = 30.0) -> None:
     assert callable(condition)
     ends = time.monotonic() + at_most_s
     while not condition():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests.azurite import Azurite
 from tests.harness import Site
 
 ROOT = Path(__file__).parent.parent.parent
-LIMIT_S = 40
+LIMIT_S = 120
 BOXES = re.compile("[\u2500-\u257f]")
 TOKEN = re.compile(r"00D\w{12,15}!")  # how an access token begins
 
@@ -146,16 +145,3 @@ def read_only(storage: Azurite, cdc: Operator) -> str:
 def no_storage(storage: Azurite) -> str:
     """A connection string to a port where nobody listens."""
     return f"AccountName={storage.account};AccountKey={storage.key};BlobEndpoint=http://127.0.0.1:9/{storage.account};"
-
-
-@pytest.fixture
-def interrupted(cdc: Operator) -> Callable[[subprocess.Popen[str], Sequence[signal.Signals], float], Said]:
-    """Sends signals, a pause between them, and returns what came of it."""
-
-    def send(process: subprocess.Popen[str], signals: Sequence[signal.Signals], pause_s: float) -> Said:
-        for number, each in enumerate(signals):
-            time.sleep(pause_s if number else 0)
-            process.send_signal(each)
-        return cdc.finish(process)
-
-    return send

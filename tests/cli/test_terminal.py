@@ -77,7 +77,7 @@ def test_progress_is_shown_on_a_terminal_and_gone_in_the_end(cdc: Operator, site
         process = cdc.start(
             "run", "--seconds", "60", "--json", environment=settings(site, ACCOUNT, CONTACT), stderr=screen.descriptor
         )
-        wait_until(lambda: re.search(rf"{ACCOUNT} +5 +\S+/s +\S+ s", screen.plain), at_most_s=20)
+        wait_until(lambda: re.search(rf"{ACCOUNT} +5 +\S+/s +\S+ s", screen.plain))
         process.send_signal(signal.SIGINT)
         said = cdc.finish(process)
     cdc.check(screen.text)

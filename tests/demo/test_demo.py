@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from demo.reader import compare
+from tests.harness import slowness
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,7 +54,7 @@ def test_a_short_demo_shows_that_every_event_landed_once() -> None:
     # Settings of one's own must not leak into the demo.
     mine = {"CDC_EVENTS_CONTAINER": "mine", "SALESFORCE_USERNAME": "me", "AzureWebJobsStorage": "mine"}
     with start_demo("--seconds", "8", "--rate", "60", **mine) as demo:
-        output, errors = demo.communicate(timeout=100)
+        output, errors = demo.communicate(timeout=300)
     assert (demo.returncode, errors) == (0, ""), output + errors
     assert "the connection breaks" in output
     assert "a new session goes on from the last landed event" in output
@@ -85,16 +86,16 @@ def test_an_interrupted_demo_stops_everything_that_it_started(number: signal.Sig
         assert len(listening(seen)) == 2
         began = time.monotonic()
         demo.send_signal(number)
-        rest, errors = demo.communicate(timeout=30)
+        rest, errors = demo.communicate(timeout=120)
     assert demo.returncode == 128 + number
     assert errors == "\nInterrupted. Everything that was started is stopped.\n", rest
     assert listening(seen) == []
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 15 * slowness()
 
 
 def test_the_demo_says_what_is_missing() -> None:
     with start_demo("--seconds", "6", PATH="") as demo:
-        _, errors = demo.communicate(timeout=30)
+        _, errors = demo.communicate(timeout=120)
     assert demo.returncode == 1
     assert errors.startswith("\nFAILED  ")
     assert "node" in errors

@@ -12,6 +12,7 @@ import requests
 from emulator.client import ControlError, Emulator
 from emulator.faults import REPLIES
 from tests.emulator.conftest import ACCOUNT, Comet, replay_ids, reply
+from tests.harness import wait_until
 
 
 @pytest.mark.parametrize("do", ["drop", "reset", "truncate", "stall"])
@@ -22,7 +23,8 @@ def test_a_broken_answer_loses_its_events_for_the_session_but_not_for_replay(
     org.fault("connect", do, only_with_events=True)
     lost = org.publish(ACCOUNT, 3)
     with pytest.raises(requests.RequestException):
-        client.meta("connect", timeout=0.3)
+        client.meta("connect", timeout=0.3 if do == "stall" else 60)
+    wait_until(lambda: org.requests()[-1]["events"] == 3)
     later = org.publish(ACCOUNT, 1)
     assert replay_ids(client.connect()) == later
     client.open(replay=lost[0])
@@ -218,7 +220,7 @@ def test_a_client_that_starts_anew_after_each_random_fault_gets_every_event_once
     ids = org.publish(ACCOUNT, 120)
     org.random_faults(0.4, seed=11, do=["drop", "reset", "truncate", "truncate_clean", "garble", "status", "html"])
     landed: list[int] = []
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while landed != ids:
         assert time.monotonic() < until
         client.http.cookies.clear()

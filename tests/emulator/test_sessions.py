@@ -26,7 +26,7 @@ def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
 
 
 def wait_until_held(org: Emulator) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not any(session["isHeld"] for session in org.sessions()):
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -263,6 +263,7 @@ def test_a_poll_that_its_client_gave_up_still_swallows_the_next_event(org: Emula
     org.knobs(hold_s=30)
     with pytest.raises(requests.ReadTimeout):
         client.meta("connect", timeout=0.05)
+    wait_until_held(org)
     org.publish(ACCOUNT, 1)
     org.knobs(hold_s=0.1)
     assert [message["channel"] for message in client.connect()] == ["/meta/connect"]

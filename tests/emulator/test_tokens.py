@@ -15,7 +15,7 @@ from emulator.client import Emulator
 
 
 def ask(org: Emulator, auth: Any = None, **form: str) -> requests.Response:
-    return requests.post(f"{org.url}/services/oauth2/token", data=form, auth=auth, timeout=5)
+    return requests.post(f"{org.url}/services/oauth2/token", data=form, auth=auth, timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,7 @@ GAP = SHARED | {
     "detected": "2026-11-23T12:00:00Z",
     "start": "stop",
 }
+TURN = SHARED | {"number": 42, "partition": "2026-11-23"}
 CHECKPOINT = SHARED | {
     "segment": 42,
     "partition": "2026-11-23",
@@ -87,7 +88,7 @@ RUN = {
     "cleanPolls": {"/data/AccountChangeEvent": "2026-11-23T12:04:19Z"},
     "errors": [],
 }
-RECORDS = tuple(json.dumps(record).encode() for record in (GENERATION, GAP, CHECKPOINT, RUN))
+RECORDS = tuple(json.dumps(record).encode() for record in (GENERATION, GAP, TURN, CHECKPOINT, RUN))
 METADATA = {
     "first_replay_id": "6400",
     "last_replay_id": '"abc"',

@@ -98,7 +98,7 @@ def session(body: bytes) -> None:
 
 def record(body: bytes) -> None:
     """A record is read and can be reckoned with and shown, or is Unreadable."""
-    for kind in (layout.Generation, layout.Gap, layout.Checkpoint):
+    for kind in (layout.Generation, layout.Gap, layout.GapClosing, layout.Turn, layout.Checkpoint):
         try:
             found = kind.from_blob(body, CHANNEL)
         except layout.Unreadable as error:
@@ -108,6 +108,8 @@ def record(body: bytes) -> None:
         assert again == found
         if isinstance(found, layout.Checkpoint):
             _reckon(found)
+        if isinstance(found, layout.Turn):
+            layout.segment_name(CHANNEL, found.partition, found.number)
     try:
         run = layout.RunRecord.from_blob(body)
     except layout.Unreadable:
@@ -165,7 +167,7 @@ def token(body: bytes) -> None:
     url = "https://acme.my.salesforce.com/services/oauth2/token"
     text = body.decode("latin-1")
     fields = salesforce._json_object(body)
-    for each in (fields, {"access_token": "00D!x", "instance_url": text, "id": text}, {"access_token": text}):
+    for each in (fields or {}, {"access_token": "00D!x", "instance_url": text, "id": text}, {"access_token": text}):
         try:
             found = salesforce._read_token(each, url)
         except CdcError as error:

@@ -19,12 +19,12 @@ from cdc import exchange, rest, salesforce
 from cdc.errors import AnswerTooLarge, LoginRefused, RequestLost, RestFailed, ServerBusy
 from cdc.rest import Rest
 from cdc.salesforce import Credentials, Streaming, Token, fetch_token
-from tests.harness import ACCOUNT, Site, wait_until
+from tests.harness import ACCOUNT, Site, slowness, wait_until
 from tests.hostile.raw_server import Answer, dripping, http, sending, serving
 
 CONNECTED = b'[{"channel":"/meta/connect","id":"1","successful":true}]'
 PLAIN = "Content-Type: application/json"
-IN_TIME_S = 3.0  # for what is asked with half a second's patience, on a busy machine
+IN_TIME_S = 10.0  # for what is asked with half a second's patience, on a busy machine
 
 
 def post(answer: Answer, *, timeout_s: float = 10.0) -> exchange.HttpAnswer:
@@ -219,13 +219,19 @@ def test_a_refused_rest_question_is_said_whatever_the_answer_is(status: str, bod
         changes(server.url)
 
 
-TOKENS = (b"[" * 100_000, b"[]", b"null", b'{"access_token":5,"instance_url":7}', b'{"access_token":"a\\nb"}', b"\xff")
+TOKENS = (b'{"access_token":5,"instance_url":7}', b'{"access_token":"a\\nb"}')
 TOKENS += (b'{"access_token":"x","instance_url":"https://[::1"}', b'{"access_token":"x","instance_url":"//"}')
 
 
 @pytest.mark.parametrize("body", TOKENS)
 def test_what_is_no_token_answer_is_a_refused_login(body: bytes) -> None:
     with serving(sending(http(body, PLAIN))) as server, pytest.raises(LoginRefused):
+        fetch_token(Credentials(server.url, "id", "secret"))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[" * 100_000, b"[]", b"null", b"\xff"])
+def test_what_is_no_answer_at_all_in_place_of_a_token_is_asked_for_again(body: bytes) -> None:
+    with serving(sending(http(body, PLAIN))) as server, pytest.raises(RequestLost, match="no JSON object"):
         fetch_token(Credentials(server.url, "id", "secret"))
 
 
@@ -247,12 +253,12 @@ def test_one_answer_of_60_mb_is_landed_whole_in_bounded_memory(site: Site) -> No
     site.org.knobs(max_bytes=70_000_000, max_events=1_000_000, events_on_subscribe=False)
     site.org.backlog(ACCOUNT, 2_000, size=30_000)
     with subprocess.Popen(
-        [sys.executable, "-c", MEASURED_RUN, "6"],
+        [sys.executable, "-c", MEASURED_RUN, str(6 * slowness())],
         env=os.environ | site.environment(ACCOUNT),
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=120)
     outcome, events, peak_mb, summary = json.loads(out)
     assert (outcome, events) == ("ok", 2_000), summary
     largest = max(entry["events"] for entry in site.asked("connect"))
@@ -269,9 +275,8 @@ def drip() -> Iterator[str]:
 
 
 def test_a_run_over_answers_that_drip_ends_in_time_and_says_why(site: Site, drip: str) -> None:
-    began = time.monotonic()
     report = site.capture(ACCOUNT, seconds=1, SALESFORCE_LOGIN_URL=drip)
-    assert time.monotonic() - began < 8
+    assert site.late_s < 8
     assert report.outcome == "failed"
     [problem] = report.problems
     assert "no complete answer" in problem.message or "no answer" in problem.message

@@ -184,7 +184,7 @@ def test_numbers_go_on_over_batches_runs_and_dates() -> None:
         pytest.param(["23T12:00", None, "24T12:00", None], ["23:2", "24:2"], id="without time in the current one"),
         pytest.param(["23T12:00", "26T12:00", "25T12:00"], ["23:1", "26:2"], id="a day without events"),
         pytest.param(["22T12:00", "23T12:00"], ["23:2"], id="nothing before the record's partition"),
-        pytest.param(["24T12:00", "24T13:00"], ["23:2"], id="a first segment in the record's partition"),
+        pytest.param(["24T12:00", "24T13:00"], ["23:1", "24:1"], id="a first event in the record's partition"),
         pytest.param(["24T12:00", "25T13:00"], ["23:1", "25:1"], id="cut by date within a first segment too"),
         pytest.param([None, "24T13:00"], ["23:1", "24:1"], id="first event without time"),
     ],
@@ -709,7 +709,7 @@ def test_the_gap_is_recorded_before_the_generation_and_says_what_may_be_missing(
         "start": "-2",
     }
     record = state_of(world, GENERATION_2)
-    assert (record["afterSegment"], record["partition"], record["mayRepeatEarlierEvents"]) == (2, "2026-11-25", True)
+    assert (record["afterSegment"], record["partition"], record["mayRepeatEarlierEvents"]) == (2, "2026-11-23", True)
 
 
 def test_a_gap_is_recorded_once_though_the_process_dies_before_the_generation_record() -> None:
@@ -792,6 +792,74 @@ def test_a_generation_is_not_opened_behind_a_stale_end() -> None:
     assert slow.position.replay_id == last.replay_id
     assert len(world.records("generations/")) == 1
     assert world.records("gaps/") == []
+
+
+@pytest.mark.parametrize("older_at", ["23T23:59", "24T00:01"])
+@pytest.mark.parametrize("newer_at", ["23T23:59", "24T00:01"])
+@pytest.mark.parametrize("is_older_first", [True, False])
+@pytest.mark.parametrize("meanwhile", ["", "a segment", "a date"])
+def test_two_runs_in_two_generations_of_a_channel_never_use_a_number_twice(
+    older_at: str, newer_at: str, is_older_first: bool, meanwhile: str
+) -> None:
+    """One has proved that its channel was quiet, the other has not and opened a generation, with midnight between."""
+    world, _ = with_log(1)
+    older, newer = started(world, "run-b"), started(world, "run-c")
+    world.org.now += timedelta(days=1)
+    newer.open_generation(REFUSED, t0=world.org.now, user_id="")
+    if meanwhile:
+        land(older, delivery("2026-11-23T23:58Z"))
+        newer.derive()
+    if meanwhile == "a date":
+        land(older, delivery("2026-11-24T00:00Z"))  # which the newer one does not know of
+    runs = [(older, older_at), (newer, newer_at)]
+    outcomes = []
+    for log, time in runs if is_older_first else runs[::-1]:
+        try:
+            outcomes.append(len(land(log, delivery(f"2026-11-{time}Z"))))
+        except Fenced:
+            outcomes.append(0)
+    assert outcomes == ([1, 0] if meanwhile != "a date" or is_older_first else [0, 1])
+    numbers = [int(name[-18:-6]) for name in segment_names(world)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    world.remove(world.state, CHECKPOINT)
+    assert derived(world).segment == len(numbers)
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.REPEATED, Fault.LATE, Fault.KILLED_AFTER])
+def test_whatever_befalls_the_choice_of_a_folder_the_next_run_takes_the_same(fault: Fault) -> None:
+    world, _ = with_log(1)
+    log = started(world, "run-b")
+    turn = f"turns{CHANNEL}/000000000002.json"
+    script_of(world).decide = on(fault, name=turn)
+    event = delivery("2026-11-24T00:01Z")
+    if fault is Fault.REPEATED:
+        land(log, event)
+    else:
+        with pytest.raises((StorageUnavailable, Killed)):
+            land(log, event)
+        land(started(world, "run-c"), event)
+        world.writers[-2].script.release()
+    assert segment_names(world)[-1] == f"{FOLDER}date=2026-11-24/000000000002.jsonl"
+    assert state_of(world, turn)["partition"] == "2026-11-24"
+
+
+def test_a_turn_that_cannot_be_read_is_an_error_with_a_next_step() -> None:
+    world, _ = with_log(1)
+    overwrite(world.state, f"turns{CHANNEL}/000000000002.json", b"{")
+    with pytest.raises(LogInconsistent, match=r"000000000002\.json cannot be read") as caught:
+        land(started(world), delivery("2026-11-24T00:01Z"))
+    assert "delete that blob" in caught.value.hint
+
+
+def test_a_turn_left_over_from_another_log_leads_no_segment_back() -> None:
+    world, _ = with_log(1)
+    turn = {"channel": CHANNEL, "orgId": ORG_ID, "runId": "run-x", "number": 2, "partition": "2026-01-01"}
+    overwrite(world.state, f"turns{CHANNEL}/000000000002.json", json.dumps(turn).encode())
+    land(started(world), delivery("2026-11-24T00:01Z"), delivery("2026-11-24T00:02Z"))
+    land(started(world, "run-b"), delivery("2026-11-24T00:03Z"))
+    assert [name.removeprefix(FOLDER)[5:15] for name in segment_names(world)] == [
+        *("2026-11-23", "2026-11-23", "2026-11-24")
+    ]
 
 
 # --- the tip ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -21,11 +21,14 @@ from cdc import landing
 from cdc.continuity import Policy
 from cdc.events import EARLIEST, TIP
 from tests.faulty_store import Fault, on
-from tests.landing.world import Twist, World, Writer
+from tests.landing.world import CHANNEL, LIFECYCLE, RETAINED, Account, Twist, World, Writer
 
+CHANNELS = (CHANNEL, "/data/Account_ChangeEvent")
+MIDNIGHT_NEAR = datetime(2026, 11, 23, 23, 50, tzinfo=UTC)
 MAX_WRITERS = 3
 LATE_BELOW_TIP_MARGIN = timedelta(minutes=4)
 
+where = st.sampled_from([0, 0, 0, 1])  # mostly in one channel, where the steps then meet
 which = st.integers(0, MAX_WRITERS - 1)
 faults = st.builds(
     Twist,
@@ -34,15 +37,16 @@ faults = st.builds(
 )
 twists = st.one_of(st.none(), st.none(), st.none(), faults)
 deeds = st.sampled_from(["connect"] * 3 + ["prepare", "subscribe", "checkpoint", "lose_answer", "end"])
-minutes_between = st.sampled_from([1] * 6 + [5, 11] * 3 + [60, 24 * 60, 50 * 60, 80 * 60])
+minutes_between = st.sampled_from([1] * 6 + [5, 11] * 3 + [60, 24 * 60, 50 * 60, 80 * 60, 170 * 60])
 
 
 class LogMachine(RuleBasedStateMachine):
-    """Two or three runs over one channel; every step may meet a fault, or another run between two storage calls."""
+    """Two or three runs over two channels; every step may meet a fault, or another run between two storage calls."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.worlds = [World()]
+        self._is_skewed = False
         self._segment_bytes = landing.MAX_SEGMENT_BYTES
 
     @initialize(
@@ -51,19 +55,20 @@ class LogMachine(RuleBasedStateMachine):
         segment_bytes=st.sampled_from([1, 400, 1_000_000]),
     )
     def begin(self, start: str, expired: str, segment_bytes: int) -> None:
-        self.world = World(policy=Policy(start=start, on_replay_expired=expired))
+        policy, account = Policy(start=start, on_replay_expired=expired), Account(MIDNIGHT_NEAR)
+        self.worlds = [World(policy=policy, channel=channel, account=account) for channel in CHANNELS]
         landing.MAX_SEGMENT_BYTES = segment_bytes
-        self.world.open()
+        self.open(timedelta(0))
 
     def teardown(self) -> None:
         try:
-            self.finish()
+            for world in self.worlds:
+                self.finish(world)
         finally:
             landing.MAX_SEGMENT_BYTES = self._segment_bytes
 
-    def finish(self) -> None:
+    def finish(self, world: World) -> None:
         """The faults stop, what was late arrives: one quiet run lands everything, later ones find nothing to do."""
-        world = self.world
         for writer in world.writers:
             world.release(writer)
         world.check()
@@ -79,35 +84,54 @@ class LogMachine(RuleBasedStateMachine):
 
     # --- writers -----------------------------------------------------------------------------------------------------
 
-    def writer(self, number: int) -> Writer:
-        active = self.world.active
-        return active[number % len(active)] if active else self.world.open()
+    def writer(self, world: World, number: int) -> Writer:
+        if not world.active:
+            self.open(timedelta(0))
+        return world.active[number % len(world.active)]
 
-    def other(self, than: Writer, number: int) -> Writer:
-        others = [writer for writer in self.world.active if writer is not than]
-        return others[number % len(others)] if others else self.world.open()
+    def other(self, world: World, than: Writer, number: int) -> Writer:
+        others = [writer for writer in world.active if writer.run_id != than.run_id]
+        if not others:
+            self.open(timedelta(0))
+            return world.active[-1]
+        return others[number % len(others)]
 
-    @precondition(lambda self: len(self.world.active) < MAX_WRITERS)
-    @rule()
-    def open(self) -> None:
-        self.world.open()
+    @precondition(lambda self: any(len(world.active) < MAX_WRITERS for world in self.worlds))
+    @rule(skew=st.sampled_from([timedelta(0)] * 4 + [timedelta(hours=hours) for hours in (-26, -1, 1, 26)]))
+    def open(self, skew: timedelta) -> None:
+        """Start a run over all channels; the clock of its host may be wrong."""
+        self._is_skewed |= bool(skew)
+        first = self.worlds[0].open(skew=skew)
+        for world in self.worlds[1:]:
+            world.open(part_of=first)
 
-    @rule(number=which, published=st.integers(0, 3), count=st.integers(0, 5), twist=twists)
-    def session(self, number: int, published: int, count: int, twist: Twist | None) -> None:
-        self.publish(published, 0)
-        self.world.session(self.writer(number), count, twist)
+    @rule(where=where, number=which, published=st.integers(0, 3), count=st.integers(0, 5), twist=twists)
+    def session(self, where: int, number: int, published: int, count: int, twist: Twist | None) -> None:
+        world = self.worlds[where]
+        self.publish(where, published, 0)
+        world.session(self.writer(world, number), count, twist)
 
-    @rule(number=which, published=st.integers(0, 3), count=st.integers(0, 5), again=st.integers(0, 2), twist=twists)
-    def poll(self, number: int, published: int, count: int, again: int, twist: Twist | None) -> None:
-        self.publish(published, 0)
-        self.world.poll(self.writer(number), count, twist, again=again)
+    @rule(
+        where=where,
+        number=which,
+        published=st.integers(0, 3),
+        count=st.integers(0, 5),
+        again=st.integers(0, 2),
+        twist=twists,
+    )
+    def poll(self, where: int, number: int, published: int, count: int, again: int, twist: Twist | None) -> None:
+        world = self.worlds[where]
+        self.publish(where, published, 0)
+        world.poll(self.writer(world, number), count, twist, again=again)
 
-    @rule(number=which, deed=deeds, count=st.integers(0, 5), twist=twists)
-    def act(self, number: int, deed: str, count: int, twist: Twist | None) -> None:
-        self.deed(self.writer(number), deed, count, twist)()
+    @rule(where=where, number=which, deed=deeds, count=st.integers(0, 5), twist=twists)
+    def act(self, where: int, number: int, deed: str, count: int, twist: Twist | None) -> None:
+        world = self.worlds[where]
+        self.deed(world, self.writer(world, number), deed, count, twist)()
 
-    def deed(self, writer: Writer, deed: str, count: int, twist: Twist | None = None) -> Callable[[], object]:
-        world = self.world
+    def deed(
+        self, world: World, writer: Writer, deed: str, count: int, twist: Twist | None = None
+    ) -> Callable[[], object]:
         named: dict[str, Callable[[], object]] = {
             "session": lambda: world.session(writer, count, twist),
             "poll": lambda: world.poll(writer, count, twist),
@@ -122,59 +146,86 @@ class LogMachine(RuleBasedStateMachine):
         return named[deed]
 
     @rule(
+        where=where,
         number=which,
         deed=st.sampled_from(["session", "poll", "connect", "prepare", "checkpoint"]),
         count=st.integers(1, 5),
         nth=st.integers(1, 8),
+        elsewhere=st.sampled_from([0, 0, 0, 1]),
         intruder=which,
         intrusion=st.sampled_from(["session", "session", "poll", "prepare", "checkpoint", "release"]),
         intruding=st.integers(1, 5),
     )
     def interleave(
-        self, number: int, deed: str, count: int, nth: int, intruder: int, intrusion: str, intruding: int
+        self,
+        where: int,
+        number: int,
+        deed: str,
+        count: int,
+        nth: int,
+        elsewhere: int,
+        intruder: int,
+        intrusion: str,
+        intruding: int,
     ) -> None:
-        """Another writer acts, in full, between two storage calls of this one."""
-        writer = self.writer(number)
-        other = self.other(writer, intruder)
-        twist = Twist(nth, intrusion=self.deed(other, intrusion, intruding))
-        self.deed(writer, deed, count, twist)()
+        """Another run acts, in full, between two storage calls of this one; in the same channel or in the other."""
+        world, beside = self.worlds[where], self.worlds[(where + elsewhere) % len(self.worlds)]
+        writer = self.writer(world, number)
+        other = self.other(beside, writer, intruder)
+        twist = Twist(nth, intrusion=self.deed(beside, other, intrusion, intruding))
+        self.deed(world, writer, deed, count, twist)()
 
     # --- the org and the operator ------------------------------------------------------------------------------------
 
-    @rule(number=st.integers(0, 9))
-    def release(self, number: int) -> None:
-        self.world.release(self.world.writers[number % len(self.world.writers)])
+    @rule(where=where, number=st.integers(0, 9))
+    def release(self, where: int, number: int) -> None:
+        world = self.worlds[where]
+        world.release(world.writers[number % len(world.writers)])
 
-    @rule(number=which, count=st.integers(0, 3), after=st.sampled_from(["session", "connect"]), more=st.integers(0, 3))
-    def write_late(self, number: int, count: int, after: str, more: int) -> None:
+    @rule(
+        where=where,
+        number=which,
+        count=st.integers(0, 3),
+        after=st.sampled_from(["session", "connect"]),
+        more=st.integers(0, 3),
+    )
+    def write_late(self, where: int, number: int, count: int, after: str, more: int) -> None:
         """A segment's write is held up, the session lost; the write arrives while the next session is under way."""
-        writer, world = self.writer(number), self.world
-        self.publish(1, 0)
+        world = self.worlds[where]
+        writer = self.writer(world, number)
+        self.publish(where, 1, 0)
         world.session(writer, count, on(Fault.LATE, verb="create"))
-        self.publish(more, 0)
+        self.publish(where, more, 0)
         if after == "connect":
             world.connect(writer)
         world.release(writer)
         world.session(writer, count + more)
 
-    @rule(count=st.integers(1, 8), late=st.sampled_from([0, 0, 0, 1, 4, 1_600, None]))
-    def publish(self, count: int, late: int | None) -> None:
+    @rule(where=where, count=st.integers(1, 8), late=st.sampled_from([0, 0, 0, 1, 4, 1_600, None]))
+    def publish(self, where: int, count: int, late: int | None) -> None:
+        world = self.worlds[where]
         lateness = None if late is None else timedelta(minutes=late)
-        if lateness is not None and TIP in (self.world.policy.start, self.world.policy.on_replay_expired):
+        if lateness is not None and TIP in (world.policy.start, world.policy.on_replay_expired):
             lateness = min(lateness, LATE_BELOW_TIP_MARGIN)  # what is later counts as before the tip
         for _ in range(count):
-            self.world.org.publish(late=lateness)
-            self.world.org.now += timedelta(seconds=5)
+            world.org.publish(late=lateness)
+            world.org.now += timedelta(seconds=5)
 
     @rule(minutes=minutes_between)
     def wait(self, minutes: int) -> None:
-        self.world.org.now += timedelta(minutes=minutes)
+        self.worlds[0].org.now += timedelta(minutes=minutes)
         if minutes > 60:  # no session outlives this, nor a write on its way
-            for writer in self.world.writers:
-                self.world.release(writer)
+            self.end_all_runs()
+
+    def end_all_runs(self) -> None:
+        """Every process is gone, and what it wrote has arrived."""
+        for world in self.worlds:
+            for writer in world.writers:
+                world.release(writer)
                 writer.is_over = True
 
     @rule(
+        where=where,
         what=st.sampled_from(
             [
                 "purge",
@@ -182,39 +233,51 @@ class LogMachine(RuleBasedStateMachine):
                 "reset_stream",
                 "delete_checkpoint",
                 "garble_checkpoint",
+                "restore_checkpoint",
+                "delete_last_segment",
+                "write_foreign",
                 "rest_fails",
                 "rest_works",
             ]
-        )
+        ),
     )
-    def befall(self, what: str) -> None:
+    def befall(self, where: int, what: str) -> None:
         """What the org, the operator or a lifecycle rule does to everybody."""
-        world = self.world
-        if what == "purge":
-            world.org.purge()
-        elif what == "reset_stream":
-            self.reset_stream()
-        elif what in ("rest_fails", "rest_works"):
-            world.org.can_be_asked = what == "rest_works"
-        else:
-            {
-                "expire_segments": world.expire_segments,
-                "delete_checkpoint": world.delete_checkpoint,
-                "garble_checkpoint": world.garble_checkpoint,
-            }[what]()
+        world = self.worlds[where]
+        named: dict[str, Callable[[], object]] = {
+            "purge": world.org.purge,
+            # A clock that is wrong by more than what is left of the week would take a young segment for an expired one.
+            "expire_segments": lambda: world.expire_segments(LIFECYCLE if self._is_skewed else RETAINED),
+            "reset_stream": lambda: self.reset_stream(world),
+            "delete_checkpoint": world.delete_checkpoint,
+            "garble_checkpoint": world.garble_checkpoint,
+            "restore_checkpoint": world.restore_checkpoint,
+            "delete_last_segment": lambda: self.delete_last_segment(world),
+            "write_foreign": world.write_foreign,
+            "rest_fails": lambda: setattr(world.org, "can_be_asked", False),
+            "rest_works": lambda: setattr(world.org, "can_be_asked", True),
+        }
+        named[what]()
 
-    def reset_stream(self) -> None:
+    def reset_stream(self, world: World) -> None:
         """The org moves: no retained event is left, no replay id is known, every session is over."""
-        if not self.world.is_anchored:
+        if not world.is_anchored:
             return  # without a position there is no id that the org could refuse: nobody can notice
-        self.world.org.floor = self.world.org.count
-        for writer in self.world.writers:
-            self.world.release(writer)
+        world.org.floor = world.org.count
+        for writer in world.writers:
+            world.release(writer)
             writer.lose_session()
+
+    def delete_last_segment(self, world: World) -> None:
+        """Against all advice, but while no run goes on: the next run finds the log's end anew."""
+        self.end_all_runs()
+        world.delete_last_segment()
+        world.capture(Policy(world.policy.start, EARLIEST))
 
     @invariant()
     def promises_hold(self) -> None:
-        self.world.check()
+        for world in self.worlds:
+            world.check()
 
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "thousands"

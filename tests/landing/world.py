@@ -1,7 +1,8 @@
-"""A model of everything around one channel's log: an org that publishes, purges and replays, and runs that capture.
+"""A model of everything around a channel's log: an org that publishes, purges and replays, and runs that capture.
 
 The org and the log's reader know nothing of cdc's bookkeeping: an event is known by its place in the org's list, and
-what must lie in the log follows from that list alone. Each writer does what `run` does, one step at a time.
+what must lie in the log follows from that list alone. Each writer does what `run` does, one step at a time. Several
+channels may share an account; then a run has a writer in the world of each.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cdc.errors import CdcError, ContinuityStopped, Fenced, LatePut, StorageErro
 from cdc.events import EARLIEST, TIP, Delivery, read_message
 from cdc.landing import ChannelLog, StorageLog
 from cdc.memory_store import MemoryContainer
+from cdc.store import Blob
 from tests.faulty_store import Call, Decide, Fault, FaultyContainer, Killed, Script
 
 CHANNEL = "/data/AccountChangeEvent"
@@ -27,7 +29,8 @@ FOLDER = "data/AccountChangeEvent/"
 CHECKPOINT = "data/AccountChangeEvent.json"
 ORG_ID = "00D000000000001AAA"
 RETAINED = timedelta(hours=72)
-SEGMENT = re.compile(r"^data/AccountChangeEvent/date=(\d{4}-\d\d-\d\d)/(\d{12})\.jsonl$")
+YOUNG = timedelta(hours=40)  # no clock of a run is so wrong that it takes what is younger for expired
+LIFECYCLE = timedelta(days=7)  # the youngest that a rule may delete segments (docs/storage-log.md)
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,33 @@ class Event:
         return delivery
 
 
+class Account:
+    """Two containers and the time, which all channels share."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.events = MemoryContainer("cdc-events", clock=lambda: self.now)
+        self.state = MemoryContainer("cdc-checkpoints", clock=lambda: self.now)
+        self.runs = 0
+
+
 @dataclass
 class Org:
     """Publishes to one channel, keeps what is younger than 72 hours, replays from -1, -2 or an id, exclusive."""
 
-    now: datetime
+    channel: str
+    account: Account
     events: list[Event] = field(default_factory=list)
     floor: int = 0
     can_be_asked: bool = True
+
+    @property
+    def now(self) -> datetime:
+        return self.account.now
+
+    @now.setter
+    def now(self, now: datetime) -> None:
+        self.account.now = now
 
     @property
     def count(self) -> int:
@@ -64,7 +86,7 @@ class Org:
         place, replay_id = self.count, str(9_007_199_254_740_993 + 7 * self.count)
         header = {} if late is None else {"ChangeEventHeader": {"commitTimestamp": _ms(self.now - late)}}
         data = {"event": {"replayId": int(replay_id)}, "payload": {**header, "place": place}}
-        raw = json.dumps({"data": data, "channel": CHANNEL}).encode()
+        raw = json.dumps({"data": data, "channel": self.channel}).encode()
         self.events.append(Event(place, replay_id, self.now, raw))
 
     def purge(self) -> None:
@@ -84,13 +106,17 @@ class Org:
 
 @dataclass(eq=False)
 class Writer:
-    """One run over the channel: its containers with their faults, its log, and what its session has delivered."""
+    """One run over the channel: its containers with their faults, its log, and what its session has delivered.
+
+    A run over several channels has a writer for each; they share the containers, and a kill ends all of them.
+    """
 
     run_id: str
     script: Script
     storage: StorageLog
     log: ChannelLog
     policy: Policy
+    beside: list[Writer] = field(default_factory=list, repr=False)  # the run's writers, this one included
     t0: datetime | None = None
     start: Start | None = None  # chosen, not yet subscribed
     began: int = 0  # where this session's deliveries began
@@ -129,18 +155,28 @@ class Landed:
 class World:
     """The org, the two containers, the writers, and what must hold between them."""
 
-    def __init__(self, *, policy: Policy | None = None, now: str = "2026-11-23T23:50:00+00:00") -> None:
+    def __init__(
+        self,
+        *,
+        policy: Policy | None = None,
+        now: str = "2026-11-23T23:50:00+00:00",
+        channel: str = CHANNEL,
+        account: Account | None = None,
+    ) -> None:
         self.policy = policy or Policy()
-        self.org = Org(datetime.fromisoformat(now).astimezone(UTC))
-        self.events = MemoryContainer("cdc-events", clock=lambda: self.org.now)
-        self.state = MemoryContainer("cdc-checkpoints", clock=lambda: self.org.now)
+        self.channel = channel
+        self.account = account or Account(datetime.fromisoformat(now).astimezone(UTC))
+        self.org = Org(channel, self.account)
+        self.events, self.state = self.account.events, self.account.state
         self.writers: list[Writer] = []
         self.warnings: list[str] = []
-        self.is_checkpoint_forged = False
+        self._checkpoint_name = layout.checkpoint_name(channel)
+        self._segment = re.compile(rf"^{channel[1:]}/date=(\d{{4}}-\d\d-\d\d)/(\d{{12}})\.jsonl$")
         self._handshakes: dict[datetime, int] = {}
         self._tips: dict[int, int] = {}
         self._expired: set[str] = set()
         self._read: dict[str, tuple[str, Landed]] = {}
+        self._old_checkpoint = b""
 
     # --- what writers do ---------------------------------------------------------------------------------------------
 
@@ -148,17 +184,26 @@ class World:
     def active(self) -> list[Writer]:
         return [writer for writer in self.writers if not writer.is_over]
 
-    def open(self, run_id: str | None = None, policy: Policy | None = None) -> Writer:
-        """Start a run."""
-        script, run_id = Script(), run_id or f"run-{len(self.writers) + 1}"
-        storage = StorageLog(
-            FaultyContainer(self.events, script),
-            FaultyContainer(self.state, script),
-            run_id=run_id,
-            now=lambda: self.org.now,
-        )
-        log = ChannelLog(storage, CHANNEL, self.warnings.append)
-        writer = Writer(run_id, script, storage, log, policy or self.policy)
+    def open(
+        self,
+        run_id: str | None = None,
+        policy: Policy | None = None,
+        *,
+        part_of: Writer | None = None,
+        skew: timedelta = timedelta(0),
+    ) -> Writer:
+        """Start a run whose clock is wrong by `skew`, or take this channel into the run of another's writer."""
+        if part_of is None:
+            self.account.runs += 1
+            script, run_id = Script(), run_id or f"run-{self.account.runs}"
+            containers = FaultyContainer(self.events, script), FaultyContainer(self.state, script)
+            storage = StorageLog(*containers, run_id=run_id, now=lambda: self.org.now + skew)
+        else:
+            script, run_id, storage = part_of.script, part_of.run_id, part_of.storage
+        log = ChannelLog(storage, self.channel, self.warnings.append)
+        beside = part_of.beside if part_of else []
+        writer = Writer(run_id, script, storage, log, policy or self.policy, beside)
+        beside.append(writer)
         self.writers.append(writer)
         return writer
 
@@ -170,11 +215,11 @@ class World:
         try:
             deed()
         except Killed:
-            writer.is_over = True
+            for each in writer.beside:
+                each.is_over = True
         except (Fenced, ContinuityStopped) as error:
             writer.errors.append(error)
-            writer.is_over = True
-            writer.storage.close()
+            writer.is_over = True  # the run goes on with its other channels
         except (LatePut, StorageError) as error:
             writer.errors.append(error)
             writer.lose_session()
@@ -197,7 +242,7 @@ class World:
         t0 = writer.t0 = self._shake_hands()
         for _ in range(3):
             chosen: Start | Opening = choose_start(
-                CHANNEL,
+                self.channel,
                 log.position,
                 now=t0,
                 is_refused=writer.refusals >= 2,
@@ -221,7 +266,7 @@ class World:
         return self.org.now
 
     def _last_clean_poll(self, writer: Writer) -> datetime | None:
-        polls = [writer.storage.last_clean_poll(CHANNEL), writer.clean_poll]
+        polls = [writer.storage.last_clean_poll(self.channel), writer.clean_poll]
         return max((poll for poll in polls if poll), default=None)
 
     def subscribe(self, writer: Writer) -> None:
@@ -298,13 +343,16 @@ class World:
         return self.step(writer, lambda: writer.log.save_checkpoint(force=True), twist)
 
     def end(self, writer: Writer, twist: Twist | Decide | None = None) -> None:
-        """End the run: checkpoint, run record, no write after that."""
+        """End the run: the checkpoints of all its channels, the run record, no write after that."""
         self.step(writer, lambda: self._end(writer), twist)
         writer.storage.close()
-        writer.is_over = True
+        for each in writer.beside:
+            each.is_over = True
 
     def _end(self, writer: Writer) -> None:
-        writer.log.save_checkpoint(force=True)
+        for each in writer.beside:
+            if not each.is_over:
+                each.log.save_checkpoint(force=True)
         writer.storage.write_run(
             layout.RunRecord(
                 group="capture1",
@@ -312,7 +360,7 @@ class World:
                 outcome="ok",
                 started=self.org.now,
                 finished=self.org.now,
-                clean_polls={CHANNEL: writer.clean_poll} if writer.clean_poll else {},
+                clean_polls={each.log.channel: each.clean_poll for each in writer.beside if each.clean_poll},
             )
         )
 
@@ -331,27 +379,68 @@ class World:
         """Late writes of this writer arrive."""
         writer.script.release()
 
-    def expire_segments(self) -> None:
-        """A lifecycle rule takes the segments that were written more than 72 hours ago."""
+    def expire_segments(self, older_than: timedelta = RETAINED) -> None:
+        """A lifecycle rule takes the segments that were written so long ago."""
         if not self.is_checkpoint_current:
             return  # nobody could know where the log ended
         for name in self.names(self.events):
             blob = self.events.head(name)
-            if blob and SEGMENT.match(name) and blob.last_modified < self.org.now - RETAINED:
+            if blob and self._segment.match(name) and blob.last_modified < self.org.now - older_than:
                 self.segments()
                 self.remove(self.events, name)
                 self._expired.add(name)
 
+    def delete_last_segment(self) -> None:
+        """Somebody deletes the newest segment, a young one, while nobody writes: what it held must be landed again."""
+        self.segments()
+        names = [name for name in self.names(self.events) if self._segment.match(name)]
+        blobs = [self.events.head(name) for name in names[-2:]]
+        if len(blobs) < 2 or not self.has_segments or not blobs[1] or blobs[1].last_modified < self.org.now - YOUNG:
+            return
+        self.remove(self.events, names[-1])
+        self._read.pop(names[-1])
+        self._old_checkpoint = b""  # it may speak of that segment
+
+    def write_foreign(self) -> None:
+        """Somebody puts blobs of their own beside those of the log."""
+        if not self.has_segments:
+            return
+        folder, tomorrow = self.channel[1:], self.org.now.date() + timedelta(days=1)
+        for name in (
+            f"{folder}/_SUCCESS",
+            f"{folder}/date={tomorrow}/notes.txt",
+            f"{folder}/date={tomorrow}/copy/{10**11:012d}.jsonl",
+            f"{folder}/date=soon/{10**11:012d}.jsonl",
+            f"{folder}2/date={tomorrow}/{10**11:012d}.jsonl",
+            f"{folder}.parquet",
+        ):
+            self._put_foreign(self.events, name)
+        for name in (f"generations/{folder}/0009.json.bak", f"turns/{folder}/notes.txt", "runs/mine.json"):
+            self._put_foreign(self.state, name)
+
+    @staticmethod
+    def _put_foreign(container: MemoryContainer, name: str) -> None:
+        if container.head(name) is None:
+            container.create(name, b"foreign", content_type="text/plain")
+
     def delete_checkpoint(self) -> None:
         """Somebody deletes the checkpoint. Where the log holds nothing it could not be opened any more."""
         if self.has_segments:
-            self.remove(self.state, CHECKPOINT)
+            self.remove(self.state, self._checkpoint_name)
 
     def garble_checkpoint(self) -> None:
         """Somebody writes rubbish over the checkpoint."""
-        blob = self.state.read(CHECKPOINT) if self.has_segments else None
+        self._write_checkpoint(lambda body: body[:-20])
+
+    def restore_checkpoint(self) -> None:
+        """Somebody restores the checkpoint as it once was."""
+        self._write_checkpoint(lambda body: self._old_checkpoint or body)
+
+    def _write_checkpoint(self, change: Callable[[bytes], bytes]) -> None:
+        blob = self.state.read(self._checkpoint_name) if self.has_segments else None
         if blob:
-            self.state.replace(CHECKPOINT, blob.body[:-20], etag=blob.etag, content_type="application/json")
+            body = change(blob.body)
+            self.state.replace(self._checkpoint_name, body, etag=blob.etag, content_type="application/json")
 
     @staticmethod
     def remove(container: MemoryContainer, name: str) -> None:
@@ -374,16 +463,19 @@ class World:
     @property
     def is_checkpoint_current(self) -> bool:
         """True where the checkpoint names the newest segment."""
-        blob, segments = self.state.read(CHECKPOINT) if self.state._blobs is not None else None, self.segments()
+        blob, segments = self._checkpoint(), self.segments()
         try:
             return bool(segments) and blob is not None and json.loads(blob.body)["segment"] == segments[-1].number
         except ValueError:
             return False
 
+    def _checkpoint(self) -> Blob | None:
+        return self.state.read(self._checkpoint_name) if self.state._blobs is not None else None
+
     def segments(self) -> list[Landed]:
         """Return the segments by number, as a reader finds them; no segment has ever changed."""
         for name in self.names(self.events):
-            found = SEGMENT.match(name)
+            found = self._segment.match(name)
             blob = self.events.read(name)
             if found is None or blob is None:
                 continue
@@ -411,12 +503,16 @@ class World:
     @property
     def is_anchored(self) -> bool:
         """True where the newest generation has a segment."""
-        generations, segments = self.records(f"generations{CHANNEL}/"), self.segments()
+        generations, segments = self.records(f"generations{self.channel}/"), self.segments()
         return bool(segments) and segments[-1].metadata["generation"] == str(len(generations))
 
     def records(self, prefix: str) -> list[dict[str, Any]]:
         """Return the JSON records below a prefix of the state container, by name."""
-        bodies = [self.state.read(name) for name in self.names(self.state) if name.startswith(prefix)]
+        bodies = [
+            self.state.read(name)
+            for name in self.names(self.state)
+            if name.startswith(prefix) and name.endswith(".json")
+        ]
         return [json.loads(blob.body) for blob in bodies if blob]
 
     # --- what must hold ----------------------------------------------------------------------------------------------
@@ -429,7 +525,7 @@ class World:
         assert partitions == sorted(partitions), "a partition earlier than the one before"
         numbers = [int(segment.metadata["generation"]) for segment in segments]
         assert numbers == sorted(numbers), "a generation that goes on after a newer one"
-        for record in self.records(f"generations{CHANNEL}/"):
+        for record in self.records(f"generations{self.channel}/"):
             self._check_generation(record, segments)
         self._check_gaps()
         self._check_checkpoint(segments)
@@ -458,20 +554,21 @@ class World:
 
     def _check_gaps(self) -> None:
         """A generation but the first stands on a gap record, which was written before it."""
-        gaps = {record["number"] for record in self.records(f"gaps{CHANNEL}/")}
-        generations = {record["number"] for record in self.records(f"generations{CHANNEL}/")}
+        gaps = {record["number"] for record in self.records(f"gaps{self.channel}/")}
+        generations = {record["number"] for record in self.records(f"generations{self.channel}/")}
         assert generations == set(range(1, len(generations) + 1))
         assert generations - {1} <= gaps
 
     def _check_checkpoint(self, segments: list[Landed]) -> None:
         """A checkpoint never names what is not landed."""
-        blob = self.state.read(CHECKPOINT) if self.state._blobs is not None else None
+        blob = self._checkpoint()
         try:
             record = json.loads(blob.body) if blob else None
         except ValueError:
             return
-        if record is None or not record["segment"]:
+        if blob is None or record is None or not record["segment"]:
             return
+        self._old_checkpoint = self._old_checkpoint or blob.body
         segment = next((each for each in segments if each.number == record["segment"]), None)
         assert segment is not None, "the checkpoint is ahead of the log"
         assert record["partition"] == segment.partition
@@ -480,7 +577,7 @@ class World:
 
     def check_complete(self) -> None:
         """Everything that the newest generation promises is landed."""
-        newest = self.records(f"generations{CHANNEL}/")[-1]
+        newest = self.records(f"generations{self.channel}/")[-1]
         places = [
             place
             for segment in self.segments()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -75,7 +74,7 @@ def test_an_interval_is_waited_for(site: Site) -> None:
     site.org.fault("connect", "reply", after=1, times=-1, carried_out=True, end_session=False, reply=wait)
     assert site.capture(ACCOUNT, seconds=2).outcome == "ok"
     times = [entry["time"] for entry in site.asked("connect")][1:]
-    assert 3 <= len(times) <= 6
+    assert len(times) >= 2
     assert min(b - a for a, b in pairwise(times)) >= 0.39
 
 
@@ -83,9 +82,8 @@ def test_an_interval_is_waited_for(site: Site) -> None:
 def test_an_absurd_interval_ends_no_run_late(site: Site, interval: Any) -> None:
     reply = {"successful": True, "advice": {"reconnect": "retry", "interval": interval}}
     site.org.fault("connect", "reply", after=1, reply=reply)
-    began = time.monotonic()
     assert site.capture(ACCOUNT, seconds=1).outcome == "ok"
-    assert time.monotonic() - began < 1 + 15
+    assert site.late_s < 15
     assert len(site.asked("disconnect")) == 1
 
 
@@ -103,14 +101,17 @@ def test_advice_that_lacks_something_means_the_defaults(site: Site, advice: Any)
 def test_a_server_that_does_not_hold_the_poll_is_not_hammered(site: Site) -> None:
     site.org.knobs(hold_s=0, honour_client_timeout=False)
     assert site.capture(ACCOUNT, seconds=3).outcome == "ok"
-    assert len(site.asked("connect")) <= 6
+    times = [entry["time"] for entry in site.asked("connect")][1:]
+    assert len(times) >= 2
+    assert min(b - a for a, b in pairwise(times)) >= 0.99
 
 
 def test_multiple_clients_is_obeyed_by_its_interval_and_loses_nothing(site: Site) -> None:
     site.org.fault("connect", "reply", like="multiple_clients", after=1, times=1)
     site.org.publish(ACCOUNT, 5)
-    site.capture(ACCOUNT, seconds=1)
-    assert len(site.asked("connect")) <= 3
+    site.capture(ACCOUNT, seconds=2.5)
+    [_, refused, after, *_] = [entry["time"] for entry in site.asked("connect")]
+    assert after - refused >= 1.99
     assert site.capture(ACCOUNT).outcome == "ok"
     assert_landed_once(site.org, site.log, ACCOUNT)
 
@@ -194,9 +195,8 @@ def test_an_exhausted_allocation_ends_the_run_with_its_message_and_without_a_sto
     site.capture(ACCOUNT)
     site.org.clear_requests()
     site.org.publish(ACCOUNT, 5)
-    began = time.monotonic()
     report = site.capture(ACCOUNT, seconds=30)
-    assert time.monotonic() - began < 20
+    assert site.late_s < -10
     assert report.outcome == "failed"
     [problem] = report.problems
     assert "events daily limit exceeded" in problem.message
@@ -220,7 +220,7 @@ def test_a_limit_on_clients_is_waited_out_and_named_where_it_lasts(site: Site, l
     report = site.capture(ACCOUNT, seconds=2)
     assert report.outcome == "failed"
     assert any("limit" in message or "too busy" in message for message in messages_of(report))
-    assert len(site.asked("handshake")) <= 4
+    assert len(site.asked("handshake")) <= 6
 
 
 def test_a_disconnect_pushed_by_the_server_leads_to_a_new_session(site: Site) -> None:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 
-from tests.harness import ACCOUNT, CONTACT, OPPORTUNITY, Site, assert_landed_once, wait_until
+from tests.harness import ACCOUNT, CONTACT, OPPORTUNITY, Site, assert_landed_once, slowness, wait_until
 from tests.one_run import ROOT
 
 CHANNELS = (ACCOUNT, CONTACT, OPPORTUNITY)
@@ -19,14 +20,12 @@ def test_three_channels_with_waiting_and_live_events_land_once_in_order_and_byte
         site.org.backlog(channel, 2_000)
         site.org.traffic(channel, 40)
 
-    began = time.monotonic()
     report = site.capture(*CHANNELS, seconds=3)
-    took_s = time.monotonic() - began
     for channel in CHANNELS:
         site.org.traffic(channel, 0)
 
     assert report.outcome == "ok", report.summary()
-    assert took_s < 3 + 5
+    assert site.late_s < 5 * slowness()
     assert [entry["successful"] for entry in site.asked("disconnect")] == [True]
     assert len(site.asked("handshake")) == 1
     assert all(report.channels[channel].events > 2_080 for channel in CHANNELS)
@@ -47,10 +46,10 @@ def test_the_command_does_the_same_and_prints_one_document(site: Site) -> None:
         env={"PATH": "/usr/bin:/bin", **site.environment(*CHANNELS)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
-    assert time.monotonic() - began < 2 + 15
+    assert time.monotonic() - began < (2 + 15) * slowness()
     for channel in CHANNELS:
         site.org.traffic(channel, 0)
     assert done.returncode == 0, done.stderr
@@ -124,11 +123,14 @@ def test_a_later_date_opens_a_later_partition(site: Site) -> None:
 
 def test_events_are_landed_while_the_next_poll_is_already_waiting(site: Site) -> None:
     """An event in the middle of a run lies in the log long before the run ends."""
-    worker = threading.Thread(target=site.capture, args=(ACCOUNT,), kwargs={"seconds": 3})
+    stop: Future[None] = Future()
+    worker = threading.Thread(target=site.capture, args=(ACCOUNT,), kwargs={"seconds": 60, "stop": stop})
     worker.start()
     wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()))
     site.org.publish(ACCOUNT, 1)
-    wait_until(lambda: site.log.lines(ACCOUNT), at_most_s=2)
-    assert any(session["isHeld"] for session in site.org.sessions())
+    wait_until(lambda: site.log.lines(ACCOUNT))
+    wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()))
+    assert worker.is_alive()
+    stop.set_result(None)
     worker.join()
     assert_landed_once(site.org, site.log, ACCOUNT)

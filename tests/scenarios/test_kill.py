@@ -23,7 +23,7 @@ def test_a_run_killed_at_random_moments_loses_nothing_and_lands_nothing_twice(si
         process = spawn(site.environment(ACCOUNT, CONTACT), seconds=30)
         with process:
             if chance.random() < 0.8:
-                wait_until(lambda: site.asked("handshake"), at_most_s=20)
+                wait_until(lambda: site.asked("handshake"))
                 time.sleep(chance.uniform(0, 1.0))
             else:
                 time.sleep(chance.uniform(0.2, 1.0))
@@ -46,7 +46,7 @@ def test_a_run_killed_at_random_moments_loses_nothing_and_lands_nothing_twice(si
 def test_a_run_killed_while_it_holds_a_session_leaves_nothing_in_the_way_of_the_next(site: Site) -> None:
     site.org.publish(ACCOUNT, 50)
     with spawn(site.environment(ACCOUNT), seconds=30) as process:
-        wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()), at_most_s=20)
+        wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()))
         process.kill()
     site.org.publish(ACCOUNT, 50)
     report = site.capture(ACCOUNT)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cdc.report import RunReport
 from tests.harness import ACCOUNT, CONTACT, LOST, Site, assert_landed_once, assert_sessions_clean, wait_until
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -88,30 +89,43 @@ def test_a_subscribe_that_carries_events_is(site: Site, way: str) -> None:
 
 @pytest.mark.parametrize("way", SOME)
 def test_a_disconnect_that_carries_events_is(site: Site, way: str) -> None:
+    """The advised interval reaches to the run's end; what arrives meanwhile dies with the disconnect's answer."""
+    wait = {"successful": True, "advice": {"reconnect": "retry", "interval": 60_000}}
+    site.org.fault("connect", "reply", after=1, reply=wait)
     site.org.fault("disconnect", **WAYS[way])
-    worker = threading.Thread(target=site.capture, args=(ACCOUNT, CONTACT), kwargs={"seconds": 1})
+    reports: list[RunReport] = []
+    worker = threading.Thread(target=lambda: reports.append(site.capture(ACCOUNT, CONTACT)))
     worker.start()
-    wait_until(lambda: site.asked("subscribe"))
-    site.org.traffic(ACCOUNT, 300)
+    wait_until(lambda: len(site.asked("connect")) == 2)
+    site.org.publish(ACCOUNT, 10)
     worker.join()
-    site.org.traffic(ACCOUNT, 0)
+    [disconnect] = site.asked("disconnect")
+    assert (disconnect["events"], disconnect["fault"]) == (10, WAYS[way]["do"])
+    assert reports[0].outcome == "ok", reports[0].summary()
+    assert site.log.lines(ACCOUNT) == []
     finish(site)
 
 
 def test_a_poll_that_stalls_in_the_middle_of_its_body_is_given_up_at_the_deadline_and_lost_nothing(site: Site) -> None:
     waiting(site)
     site.org.fault("connect", "stall", only_with_events=True, after=1)
-    site.capture(ACCOUNT, CONTACT, seconds=1.5)
+    report = site.capture(ACCOUNT, CONTACT, seconds=1.5)
+    assert report.outcome == "ok", report.summary()
+    assert site.late_s < 15
+    assert [entry["events"] for entry in site.asked("connect")] == [0, 200, 200]  # nothing was asked after the stall
+    assert sum(len(site.log.lines(channel)) for channel in (ACCOUNT, CONTACT)) == 200
     finish(site)
 
 
 def test_sockets_closed_while_a_poll_waits_are_a_lost_answer(site: Site) -> None:
-    worker = threading.Thread(target=site.capture, args=(ACCOUNT, CONTACT), kwargs={"seconds": 1.5})
+    reports: list[RunReport] = []
+    worker = threading.Thread(target=lambda: reports.append(site.capture(ACCOUNT, CONTACT, seconds=1.5)))
     worker.start()
     wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()))
     site.org.end_sessions("close")
     site.org.publish(ACCOUNT, 20)
     worker.join()
+    assert reports[0].outcome == "ok", reports[0].summary()
     assert site.org.stats()["meta"]["/meta/handshake"] == 2
     for channel in (ACCOUNT, CONTACT):
         assert_landed_once(site.org, site.log, channel)
@@ -190,9 +204,13 @@ def test_a_third_of_all_answers_is_lost_at_random_over_live_traffic(site: Site, 
         site.org.backlog(channel, 300)
         site.org.traffic(channel, 60)
     site.org.random_faults(0.3, seed=seed, do=ways)
-    site.capture(ACCOUNT, CONTACT, seconds=3)
+    reports: list[RunReport] = []
+    worker = threading.Thread(target=lambda: reports.append(site.capture(ACCOUNT, CONTACT, seconds=8)))
+    worker.start()
+    wait_until(lambda: site.org.stats()["faultsStruck"] >= 3)
+    site.org.clear_faults()
+    worker.join()
     for channel in (ACCOUNT, CONTACT):
         site.org.traffic(channel, 0)
-    site.org.clear_faults()
-    assert site.org.stats()["faultsStruck"] >= 3
+    assert reports[0].outcome == "ok", reports[0].summary()
     finish(site)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, messages_of
+from tests.harness import ACCOUNT, CONTACT, OPPORTUNITY, Site, assert_landed_once, messages_of
 
 HEADER = '"ChangeEventHeader":{"entityName":"Account","commitTimestamp":1795435200000}'
 REPLAY_ID = "{{replayId}}"  # the emulator puts the event's own here
@@ -186,6 +186,37 @@ def test_an_answer_that_defeats_both_parsers_twice_at_one_place_is_kept_raw_and_
     assert all(delivery in each for each in kept for delivery in site.org.deliveries(ACCOUNT)[3:])
     assert len(site.log.lines(ACCOUNT)) == 3
     assert len(site.asked("handshake")) < 10
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_answer_to_a_subscribe_that_stays_unreadable_holds_up_that_channel_alone(site: Site, place: int) -> None:
+    """Wherever it stands among the channels: asked first, and alone, it shows whose answer it is."""
+    unreadable(site)
+    others = [CONTACT, OPPORTUNITY]
+    for channel in others:
+        site.org.publish(channel, 4)
+    channels = [*others[:place], ACCOUNT, *others[place:]]
+    report = site.capture(*channels, seconds=3)
+    assert report.outcome == "failed"
+    [problem] = report.problems
+    assert (problem.channel, "cannot be read" in problem.message) == (ACCOUNT, True)
+    assert "look at the blob below quarantine/" in problem.hint
+    assert len(site.log.quarantine()) == 1
+    for channel in others:
+        assert_landed_once(site.org, site.log, channel)
+    assert len(site.log.lines(ACCOUNT)) == 3
+    assert report.channels[CONTACT].is_captured
+
+
+def test_an_answer_to_a_subscribe_that_cannot_be_read_once_costs_one_session(site: Site) -> None:
+    for channel in (ACCOUNT, CONTACT):
+        site.org.publish(channel, 3)
+    site.org.fault("subscribe", "status", status=200, body="[{]", carried_out=True, subscription=CONTACT)
+    report = site.capture(ACCOUNT, CONTACT, seconds=2)
+    assert (report.outcome, report.lost_sessions) == ("ok", 1), report.summary()
+    assert site.log.quarantine() == []
+    for channel in (ACCOUNT, CONTACT):
+        assert_landed_once(site.org, site.log, channel)
 
 
 def test_an_answer_that_cannot_be_read_is_kept_once_a_run(site: Site) -> None:

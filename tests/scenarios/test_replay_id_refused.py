@@ -7,20 +7,12 @@ from typing import Any
 
 import pytest
 
-from cdc import run, starting
 from cdc.report import RunReport
 from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, assert_layout, messages_of
 
 HOUR = 3_600.0
 ACCOUNT_PATH = "data/AccountChangeEvent"
 ORDER = "/event/Order_Placed__e"
-
-
-@pytest.fixture(autouse=True)
-def _short_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A channel that brings nothing is asked about after half a second instead of five."""
-    monkeypatch.setattr(run, "PROOF_POLL_MS", 300)
-    monkeypatch.setattr(starting, "PROOF_AFTER_S", 0.3)
 
 
 def gaps(site: Site) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from cdc import app
-from cdc.settings import load_settings
-from tests.harness import ACCOUNT, CONTACT, Recorder, Site, assert_landed_once, messages_of
+from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, capture, messages_of
 
 
 def test_another_start_changes_nothing_for_a_channel_that_has_begun(site: Site) -> None:
@@ -30,8 +28,7 @@ def test_a_channel_that_moves_to_another_group_goes_on_where_it_was(site: Site) 
     site.org.publish(CONTACT, 5)
     assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
     site.org.publish(CONTACT, 5)
-    settings = load_settings(site.environment() | {"CDC_CHANNELS": f"{ACCOUNT};{CONTACT}"})
-    report = app.capture(settings, settings.channel_groups[1], seconds=1.2, emit=Recorder())
+    report = capture(site.environment() | {"CDC_CHANNELS": f"{ACCOUNT};{CONTACT}"}, seconds=1.2, group=1)
     assert (report.outcome, report.channels[CONTACT].events) == ("ok", 5), report.summary()
     assert_landed_once(site.org, site.log, CONTACT)
 

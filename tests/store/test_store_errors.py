@@ -166,11 +166,11 @@ def test_an_unknown_host_is_unavailable(at: Open) -> None:
 
 
 def test_a_silent_server_is_unavailable_after_the_time_out(at: Open, server: ScriptedServer) -> None:
-    server.hangs_s = 2
+    server.hangs_s = 10
     started = time.monotonic()
     error = failure(at(server.port), "create")
     assert type(error) is StorageUnavailable
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 8
     assert_no_secret(error)
 
 
@@ -223,10 +223,10 @@ def test_40_megabytes_are_one_put(at: Open, server: ScriptedServer) -> None:
 def test_an_upload_may_take_longer_than_the_connect_time_out_as_long_as_it_moves(
     at: Open, server: ScriptedServer
 ) -> None:
-    server.reading_pause_s = 0.05
+    server.reading_pause_s = 0.15
     started = time.monotonic()
-    at(server.port, Patience(connect_s=0.4, read_s=5, repetitions=0)).create("a", bytes(30 << 20), content_type=LINES)
-    assert time.monotonic() - started > 1
+    at(server.port, Patience(connect_s=1.5, read_s=20, repetitions=0)).create("a", bytes(30 << 20), content_type=LINES)
+    assert time.monotonic() - started > 1.5
     assert len(server.requests) == 1
 
 
