@@ -36,7 +36,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not well, of a group, a channel, or of all ("")."""
+    """Something that is not well, of a group, a channel, or of all (""); subject and title make a sentence."""
 
     level: Level
     subject: str
@@ -46,7 +46,7 @@ class Finding:
     @property
     def headline(self) -> str:
         """The finding in one line, its subject first."""
-        return f"{self.subject}: {self.title}" if self.subject else self.title
+        return f"{self.subject} {self.title}".strip()
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,14 @@ def _of_runs(group: GroupState, expected: datetime, now: datetime) -> Iterator[F
         return
     if run.outcome != "ok":
         level: Level = "look" if run.outcome == "degraded" else "failing"
-        which = "the run under way" if run.is_under_way else "the last run"
-        yield Finding(level, group.name, f"{which} {'is ' * run.is_under_way}{run.outcome}", _said(run))
+        did = "failed" if level == "failing" else "was degraded"
+        doing = "is failing" if level == "failing" else "is degraded"
+        yield Finding(
+            level, group.name, f"{doing} in this run" if run.is_under_way else f"{did} in its last run", _said(run)
+        )
     if run.finished < expected:
         ago = duration((now - run.finished).total_seconds())
-        title = f"no word of the run under way for {ago}" if run.is_under_way else f"no run has ended for {ago}"
+        title = f"gave no word of its run for {ago}" if run.is_under_way else f"has ended no run for {ago}"
         yield Finding("failing", group.name, title, (Detail(f"The last one was {run.run_id}.", _NO_RUN),))
 
 
@@ -149,9 +152,9 @@ def _unknown(group: GroupState) -> Finding:
     if group.is_unreadable:
         text = "What its last run did is unknown, so nothing proves that it captures."
         step = "the next run writes the record anew; if it does not, look at its invocation"
-        return Finding("failing", group.name, "the record of its last run cannot be read", (Detail(text, step),))
+        return Finding("failing", group.name, "has a run record that cannot be read", (Detail(text, step),))
     return Finding(
-        "failing", group.name, "there is no run on record", (Detail("Nothing proves that it captures.", _NO_RUN),)
+        "failing", group.name, "has no run on record", (Detail("Nothing proves that it captures.", _NO_RUN),)
     )
 
 
@@ -163,7 +166,7 @@ def _said(run: RunRecord) -> tuple[Detail, ...]:
 def _of_channel_run(channel: str, run: ChannelRun, now: datetime) -> Iterator[Finding]:
     if run.silent_since:
         text = f"Since {moment(run.silent_since, now)} UTC records of it changed in the org, and no event came."
-        yield Finding("failing", channel, "silent though its records change", (Detail(text, _SILENT),))
+        yield Finding("failing", channel, "is silent though its records change", (Detail(text, _SILENT),))
 
 
 # --- channels --------------------------------------------------------------------------------------------------------
@@ -174,10 +177,10 @@ def _of_channel(state: ChannelState, now: datetime) -> Iterator[Finding]:
         yield Finding("look", state.channel, "cannot be read", (Detail(str(state.error), state.error.hint),))
         return
     yield from _of_retention(state, now)
-    for gap in state.gaps:
-        yield Finding("look", state.channel, "events may be missing", (_of_gap(gap, now),))
+    if state.gaps:
+        yield Finding("look", state.channel, "may lack events", tuple(_of_gap(gap, now) for gap in state.gaps))
     if state.warnings:
-        yield Finding("look", state.channel, "a record cannot be read", tuple(map(Detail, state.warnings)))
+        yield Finding("look", state.channel, "has a record that cannot be read", tuple(map(Detail, state.warnings)))
 
 
 def _of_retention(state: ChannelState, now: datetime) -> Iterator[Finding]:
@@ -188,9 +191,9 @@ def _of_retention(state: ChannelState, now: datetime) -> Iterator[Finding]:
     to, hours = moment(state.captured_to, now), f"{state.retention.total_seconds() / 3600:.0f}"
     text = f"Captured up to {to} UTC; Salesforce keeps events for {hours} hours."
     if left <= timedelta(0):
-        yield Finding("failing", state.channel, "events may be lost already", (Detail(text, _CAPTURE),))
+        yield Finding("failing", state.channel, "may have lost events already", (Detail(text, _CAPTURE),))
     else:
-        title = f"only {left.total_seconds() / 3600:.1f} h until Salesforce drops events"
+        title = f"has only {left.total_seconds() / 3600:.1f} h left until Salesforce drops events"
         yield Finding(level, state.channel, title, (Detail(text, _CAPTURE),))
 
 

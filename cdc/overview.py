@@ -15,7 +15,7 @@ from cdc import background, layout
 from cdc.continuity import Position, kept_for
 from cdc.deriving import find_end, read_checkpoint
 from cdc.errors import CdcError, ContainerMissing, StorageError
-from cdc.layout import Gap, RunRecord, Unreadable, spell_time
+from cdc.layout import ChannelRun, Gap, PastRun, Reading, RunRecord, Unreadable, spell_time
 from cdc.store import Container
 
 CHANNELS_AT_ONCE = 8
@@ -63,6 +63,10 @@ class GroupState:
     channels: tuple[ChannelState, ...]
     is_unreadable: bool = False  # the record of its last run
 
+    def run_of(self, channel: str) -> ChannelRun:
+        """Return the channel's part of the last run; an empty one where there was none."""
+        return (self.last_run.channels if self.last_run else {}).get(channel, ChannelRun())
+
 
 @dataclass(frozen=True)
 class Overview:
@@ -86,7 +90,10 @@ class Overview:
             "groups": {
                 group.name: {
                     "lastRun": _run_json(group.last_run),
-                    "channels": {each.channel: _channel_json(each, self.now) for each in group.channels},
+                    "channels": {
+                        each.channel: _channel_json(each, group.run_of(each.channel), self.now)
+                        for each in group.channels
+                    },
                 }
                 for group in self.groups
             },
@@ -240,11 +247,28 @@ def _run_json(run: RunRecord | None) -> dict[str, Any] | None:
         "outcome": run.outcome,
         "started": spell_time(run.started),
         "finished": spell_time(run.finished),
+        "isUnderWay": run.is_under_way,
+        "events": run.events,
+        "sessions": run.sessions,
+        "lostSessions": run.lost_sessions,
         "errors": list(run.errors),
+        "nextSteps": list(run.next_steps),
+        "past": [_past_json(past) for past in run.past],
+        "allocation": [_reading_json(reading) for reading in run.allocation],
+        "allocationProblem": run.allocation_problem or None,
     }
 
 
-def _channel_json(state: ChannelState, now: datetime) -> dict[str, Any]:
+def _past_json(run: PastRun) -> dict[str, Any]:
+    times = {"started": spell_time(run.started), "finished": spell_time(run.finished)}
+    return {"runId": run.run_id, "outcome": run.outcome, **times, "events": run.events}
+
+
+def _reading_json(reading: Reading) -> dict[str, Any]:
+    return {"read": spell_time(reading.read), "max": reading.max, "remaining": reading.remaining}
+
+
+def _channel_json(state: ChannelState, run: ChannelRun, now: datetime) -> dict[str, Any]:
     position, left = state.position, state.retention_left(now)
     return {
         "segment": position.segment,
@@ -255,6 +279,16 @@ def _channel_json(state: ChannelState, now: datetime) -> dict[str, Any]:
         "lag": _seconds(state.lag),
         "lastCleanPoll": spell_time(state.polled) or None,
         "retentionLeftHours": round(left.total_seconds() / 3600, 2) if left is not None else None,
+        "silentSince": spell_time(run.silent_since) or None,
+        "lastRun": {
+            "outcome": run.outcome or None,
+            "events": run.events,
+            "segments": run.segments,
+            "bytes": run.bytes,
+            "medianLag": run.lag_p50_s,
+            "maxLag": run.lag_max_s,
+        },
+        "hours": run.hours,
         "gaps": [_gap_json(gap) for gap in state.gaps],
         "warnings": list(state.warnings),
         "error": {"message": str(state.error), "hint": state.error.hint} if state.error else None,

@@ -33,9 +33,8 @@ from cdc.wording import duration, moment, plural
 
 REFRESH_S = 60
 HOURS = 24
-RUNS_SHOWN = 25  # the last one and those that its record remembers
-DETAILS_SHOWN = 10  # of one finding: a page is read at a glance, and stays small
-TEXT_SHOWN = 400  # characters of one message
+RUNS_DRAWN, RUNS_LISTED = 25, 10  # the last one, and of those that its record remembers the newest
+FINDINGS_SHOWN, DETAILS_SHOWN, TEXT_SHOWN = 40, 24, 300  # of a page, of a page, characters: small, and soon read
 
 Content = Element | str | None
 
@@ -75,7 +74,7 @@ def content_security_policy() -> str:
 
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
-_WORDS: Mapping[Level, str] = {"well": "ok", "look": "look", "failing": "failing"}
+_WORDS: Mapping[Level, str] = {"well": "ok", "look": "to be looked at", "failing": "failing"}
 _RUN_LEVELS: Mapping[str, Level] = {"ok": "well", "degraded": "look"}
 
 
@@ -120,27 +119,29 @@ def _waits(risk: Risk, now: datetime) -> list[Content]:
 
 
 def _findings(findings: Sequence[Finding]) -> Element | None:
+    """All findings, each with as many details as there is room for: the page stays small, whatever has happened."""
     if not findings:
         return None
-    items = (
-        _e(
-            "li",
-            _mark(finding.level),
-            _e("div", _e("h3", _cut(finding.headline)), *_details(finding.details)),
-            class_=f"finding {finding.level}",
-        )
-        for finding in findings
-    )
+    items, left = [], DETAILS_SHOWN
+    for finding in findings[:FINDINGS_SHOWN]:
+        shown = finding.details[: max(1, left // 4)]
+        left -= len(shown)
+        items.append(_finding(finding, shown))
+    if len(findings) > FINDINGS_SHOWN:
+        items.append(_e("li", f"… and {len(findings) - FINDINGS_SHOWN} more.", class_="finding"))
     return _e("section", _e("h2", "What to look at"), _e("ul", *items))
 
 
-def _details(details: Sequence[Detail]) -> Iterable[Element]:
-    for detail in details[:DETAILS_SHOWN]:
-        yield _e("p", _cut(detail.text))
-        if detail.next_step:
-            yield _e("p", _e("b", "Next step: "), _cut(detail.next_step), class_="next")
-    if len(details) > DETAILS_SHOWN:
-        yield _e("p", f"… and {len(details) - DETAILS_SHOWN} more.")
+def _finding(finding: Finding, shown: Sequence[Detail]) -> Element:
+    hidden = len(finding.details) - len(shown)
+    more = _e("p", f"… and {hidden} more.") if hidden else None
+    content = _e("div", _e("h3", _cut(finding.headline)), *map(_detail, shown), more)
+    return _e("li", _mark(finding.level), content, class_=f"finding {finding.level}")
+
+
+def _detail(detail: Detail) -> Element:
+    step = _e("p", _e("b", "Next step: "), _cut(detail.next_step)) if detail.next_step else None
+    return _e("div", _e("p", _cut(detail.text)), step, class_="detail")
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
@@ -183,7 +184,8 @@ def _retention_tile(seen: Overview) -> Element:
     if not states:
         return _tile("Least retention left", "–")
     least = min(states, key=lambda state: _share_left(state, seen.now))
-    return _tile("Least retention left", _hours_left(least, seen.now), _retention_bar(least, seen.now))
+    more = _retention_bar(least, seen.now), _e("small", least.channel)
+    return _tile("Least retention left", _hours_left(least, seen.now), *more)
 
 
 def _allocation_tile(seen: Overview) -> Element:
@@ -200,7 +202,8 @@ def _allocation_tile(seen: Overview) -> Element:
 
 # --- a group ---------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("Channel", "Last event", "Lag", "Retention left", "Events per hour", "Generation", "Gaps")
+COLUMNS = ("Channel", "Last event", "Lag", "Retention left", "Events, 24 h", "Generation", "Gaps")
+_PAIRS = ("Retention left", "Events, 24 h")  # a number and a picture side by side
 
 
 def _worst_first(groups: Sequence[GroupState], verdict: Verdict) -> list[GroupState]:
@@ -208,14 +211,20 @@ def _worst_first(groups: Sequence[GroupState], verdict: Verdict) -> list[GroupSt
 
 
 def _group_level(group: GroupState, verdict: Verdict) -> Level:
-    levels = [verdict.level_of(group.name), *(verdict.level_of(each.channel) for each in group.channels)]
-    return min(levels, key=rank)
+    levels = (_channel_level(each, group, verdict) for each in group.channels)
+    return min((verdict.level_of(group.name), *levels), key=rank)
+
+
+def _channel_level(state: ChannelState, group: GroupState, verdict: Verdict) -> Level:
+    """The worst of what was found about the channel and of what its last run made of it."""
+    outcome = group.run_of(state.channel).outcome
+    return min(verdict.level_of(state.channel), _run_level(outcome or "ok"), key=rank)
 
 
 def _group(group: GroupState, verdict: Verdict, now: datetime) -> Element:
-    channels = sorted(group.channels, key=lambda state: rank(verdict.level_of(state.channel)))
+    channels = sorted(group.channels, key=lambda state: rank(_channel_level(state, group, verdict)))
     header = _e("tr", *(_e("th", name, scope="col", role="columnheader") for name in COLUMNS), role="row")
-    rows = (_row(state, group.last_run, verdict.level_of(state.channel), now) for state in channels)
+    rows = (_row(state, group.last_run, _channel_level(state, group, verdict), now) for state in channels)
     return _e(
         "section",
         _e("div", _e("h2", _mark(verdict.level_of(group.name)), group.name), *_last_run(group, now), class_="group"),
@@ -235,12 +244,13 @@ def _last_run(group: GroupState, now: datetime) -> list[Element | None]:
     if run is None:
         why = "The record of its last run cannot be read." if group.is_unreadable else "No run on record yet."
         return [_e("p", why)]
-    when = "under way, heard of " if run.is_under_way else "ended "
-    sessions = plural(run.sessions, "session") + (f", {run.lost_sessions} lost" if run.lost_sessions else "")
-    told = f" · {plural(run.events, 'event')} · {sessions}" if run.sessions else ""
     outcome = _e("b", run.outcome, class_=_run_level(run.outcome))
-    ended = f" ({_ago(run.finished, now)}){told}"
-    text = _e("p", "Last run ", outcome, f", {when}", _time(run.finished, now), ended)
+    sessions = plural(run.sessions, "session") + (f", {run.lost_sessions} lost" if run.lost_sessions else "")
+    told = f" ({_ago(run.finished, now)})" + (f" · {plural(run.events, 'event')} · {sessions}" if run.sessions else "")
+    if run.is_under_way:
+        text = _e("p", "Run under way, ", outcome, " so far; last heard of ", _time(run.finished, now), told)
+    else:
+        text = _e("p", "Last run ", outcome, ", ended ", _time(run.finished, now), told)
     return [text, _dots(run)]
 
 
@@ -253,7 +263,7 @@ def _all_runs(run: RunRecord) -> list[PastRun]:
     last = PastRun(
         run_id=run.run_id, outcome=run.outcome, started=run.started, finished=run.finished, events=run.events
     )
-    return [last, *run.past][:RUNS_SHOWN]
+    return [last, *run.past][:RUNS_DRAWN]
 
 
 def _dots(run: RunRecord) -> Element:
@@ -286,7 +296,7 @@ def _runs_table(run: RunRecord | None, now: datetime) -> Element | None:
             _e("td", duration((each.finished - each.started).total_seconds())),
             _e("td", f"{each.events:,}"),
         )
-        for each in _all_runs(run)
+        for each in _all_runs(run)[:RUNS_LISTED]
     )
     return _e("details", _e("summary", f"Last runs of {run.group}"), _e("table", header, *rows, class_="runs"))
 
@@ -296,7 +306,9 @@ def _runs_table(run: RunRecord | None, now: datetime) -> Element | None:
 
 def _row(state: ChannelState, run: RunRecord | None, level: Level, now: datetime) -> Element:
     of_run = run.channels.get(state.channel) if run else None
-    name = _e("th", _mark(level), _e("span", state.channel), scope="row", role="rowheader")
+    is_unknown = level == "well" and state.captured_to is None
+    mark = _e("span", "–", class_="mark", title="not captured yet") if is_unknown else _mark(level)
+    name = _e("th", _e("div", mark, _e("span", state.channel), class_="name"), scope="row", role="rowheader")
     if state.error is not None:
         cells: Iterable[Sequence[Content]] = ([_e("span", "cannot be read")], *([_e("span", "?")] for _ in COLUMNS[2:]))
     else:
@@ -304,12 +316,15 @@ def _row(state: ChannelState, run: RunRecord | None, level: Level, now: datetime
         cells = (
             _last_event(state, of_run, now),
             _lag(state, of_run),
-            [_hours_left(state, now), _retention_bar(state, now)] if state.captured_to else ["–"],
+            _retention(state, now),
             _events(of_run, now),
             [str(position.generation.number) if position.generation else "–"],
-            [str(len(state.gaps)) if state.gaps else "none"],
+            [_e("b", str(len(state.gaps)), class_="look")] if state.gaps else ["none"],
         )
-    tds = (_e("td", *cell, data_label=label, role="cell") for label, cell in zip(COLUMNS[1:], cells, strict=True))
+    tds = (
+        _e("td", *cell, data_label=label, role="cell", class_="pair" if len(cell) == 2 and label in _PAIRS else None)
+        for label, cell in zip(COLUMNS[1:], cells, strict=True)
+    )
     return _e("tr", name, *tds, role="row", class_=level)
 
 
@@ -336,13 +351,25 @@ def _events(run: ChannelRun | None, now: datetime) -> list[Content]:
     if run is None:
         return ["–"]
     counts = _counts(run, now)
-    return [_chart(counts), _e("small", f"{sum(counts):,} in 24 h")]
+    return [_e("span", f"{sum(counts):,}"), _chart(counts)]
 
 
 def _counts(run: ChannelRun, now: datetime) -> list[int]:
     """Events of each of the last 24 hours, the one under way at the end."""
     now = now.astimezone(UTC)
     return [run.hours.get(f"{now - timedelta(hours=back):%Y-%m-%dT%H}", 0) for back in reversed(range(HOURS))]
+
+
+def _retention(state: ChannelState, now: datetime) -> list[Content]:
+    if state.captured_to is None:
+        return ["–"]
+    return [_e("span", _hours_left(state, now), class_=_retention_level(state, now)), _retention_bar(state, now)]
+
+
+def _retention_level(state: ChannelState, now: datetime) -> Level | None:
+    """None where nothing need be said."""
+    share = _share_left(state, now)
+    return "failing" if share <= FAILING_BELOW else "look" if share <= LOOK_BELOW else None
 
 
 def _share_left(state: ChannelState, now: datetime) -> float:
@@ -357,7 +384,7 @@ def _hours_left(state: ChannelState, now: datetime) -> str:
 
 def _retention_bar(state: ChannelState, now: datetime) -> Element:
     share, hours = _share_left(state, now), state.retention.total_seconds() / 3600
-    level: Level = "failing" if share <= FAILING_BELOW else "look" if share <= LOOK_BELOW else "well"
+    level = _retention_level(state, now) or "well"
     return _bar(share, level, f"{_hours_left(state, now)} of {hours:.0f} h left")
 
 
@@ -365,12 +392,13 @@ def _retention_bar(state: ChannelState, now: datetime) -> Element:
 
 
 def _svg(width: float, height: float, label: str, *content: Element, class_: str, stretch: bool = False) -> Element:
+    """The label is what a reader without the picture gets, and what a pointer over it shows."""
     return _e(
         "svg",
+        _e("title", label),
         *content,
         viewBox=f"0 0 {width:g} {height:g}",
         role="img",
-        aria_label=label,
         class_=class_,
         preserveAspectRatio="none" if stretch else None,
     )
@@ -386,7 +414,7 @@ def _chart(counts: Sequence[int]) -> Element:
     """A bar per hour, as high as the highest allows; an hour with events is never flat, one without is a tick."""
     most = max(counts, default=0)
     heights = [max(2.0, 22 * count / most) if count else 0.5 for count in counts]
-    bars = "".join(f"M{4 * place} 24v-{height:.3g}h3v{height:.3g}z" for place, height in enumerate(heights))
+    bars = "".join(f"M{4 * place + 1.5} 24v-{height:.3g}" for place, height in enumerate(heights))
     label = f"Events per hour, last 24 hours: {sum(counts):,} in all, at most {most:,} in one hour"
     return _svg(4 * len(counts) - 1, 24, label, _e("path", d=bars), class_="chart", stretch=True)
 
@@ -429,7 +457,8 @@ def _time(time: datetime, now: datetime, *, seconds: bool = False) -> Element:
 
 
 def _ago(time: datetime, now: datetime) -> str:
-    return f"{duration(max(0.0, (now - time).total_seconds()))} ago"
+    seconds = max(0.0, (now - time).total_seconds())
+    return f"{seconds:.0f} s ago" if seconds < 10 else f"{duration(seconds)} ago"
 
 
 def _cut(text: str, most: int = TEXT_SHOWN) -> str:

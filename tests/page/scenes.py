@@ -49,14 +49,16 @@ def channel_run(seed: int, **more: object) -> ChannelRun:
         f"{ago(hours=back):%Y-%m-%dT%H}": max(0, (seed * 37 + back * back * 11) % 211 - (40 if 4 < back < 14 else 0))
         for back in range(25)
     }
-    values = {"outcome": "ok", "events": 17, "segments": 2, "bytes": 18211, "lag_p50_s": 0.4 + seed / 10,
-              "lag_max_s": 1.9 + seed / 3, "last_event": ago(seconds=9 + 40 * seed), "hours": hours, **more}  # fmt: skip
+    values = {
+        "outcome": "ok", "events": 17, "segments": 2, "bytes": 18211, "lag_p50_s": 0.4 + seed / 10,
+        "lag_max_s": 1.9 + seed / 3, "last_event": ago(seconds=9 + 40 * seed), "hours": hours, **more,
+    }  # fmt: skip
     return ChannelRun(**values)  # type: ignore[arg-type]
 
 
-def run(group: str, channels: Iterable[str], outcome: str = "ok", past: Iterable[str] = (), **more: object) -> RunRecord:
+def run(group: str, names: Iterable[str], outcome: str = "ok", past: Iterable[str] = (), **more: object) -> RunRecord:
     """A run record, its last runs `past`, newest first."""
-    names = list(channels)
+    names = list(names)
     outcomes = list(past) or ["ok"] * 24
     values = {
         "started": ago(seconds=300),
@@ -92,13 +94,13 @@ def healthy(count: int = 1) -> Overview:
     cut = len(names) if count < 3 else count * 2 // 3
     groups = {"capture1": names[:cut], "capture2": names[cut:]}
     return Overview(
-        NOW,
-        tuple(
-            GroupState(name, run(name, each), tuple(channel(one, timedelta(seconds=9 + 40 * place)) for place, one in enumerate(each)))
-            for name, each in groups.items()
-            if each
-        ),
-    )  # fmt: skip
+        NOW, tuple(GroupState(name, run(name, each), states_of(each)) for name, each in groups.items() if each)
+    )
+
+
+def states_of(names: Iterable[str]) -> tuple[ChannelState, ...]:
+    """Channels that are captured, each with an event of its own age."""
+    return tuple(channel(name, timedelta(seconds=9 + 40 * place)) for place, name in enumerate(names))
 
 
 def troubled(count: int = 20) -> Overview:
@@ -123,11 +125,17 @@ def troubled(count: int = 20) -> Overview:
     states[second[4]] = channel(second[4], timedelta(hours=80), polled=None)
     silent = channel_run(3, outcome="degraded", silent_since=ago(hours=3), last_event=ago(hours=3), events=0,
                          lag_p50_s=None, lag_max_s=None, hours={})  # fmt: skip
-    degraded = run("capture2", second, "degraded", ["degraded", *["ok"] * 23], errors=(
-        f"{second[0]}: records of its entity changed since 14:05 UTC, and no event came",), next_steps=("raise CDC_RUN_SECONDS",),
-        allocation=(Reading(read=ago(minutes=3), max=50_000, remaining=4_000),))  # fmt: skip
-    degraded.channels[second[0]] = silent
+    degraded = run(
+        "capture2", second, "degraded", ["degraded", *["ok"] * 23],
+        errors=(f"{second[0]}: records of its entity changed since 14:05 UTC, and no event came",),
+        next_steps=("raise CDC_RUN_SECONDS",), allocation=(Reading(read=ago(minutes=3), max=50_000, remaining=4_000),),
+    )  # fmt: skip
     failed = run("capture1", first, "failed", ["failed"] * 3 + ["degraded"] + ["ok"] * 20, **FAILED)
+    degraded.channels[second[0]] = silent
+    for behind in (first[1], first[2], first[3], second[3], second[4]):
+        record = failed if behind in first else degraded
+        record.channels[behind] = channel_run(4, last_event=None, events=0, lag_p50_s=None, lag_max_s=None, hours={})
+    failed.channels[first[0]] = channel_run(1, outcome="failed")
     return Overview(
         NOW,
         (
@@ -138,6 +146,14 @@ def troubled(count: int = 20) -> Overview:
         ),
         ("runs/capture4.json cannot be read (it is not JSON); what that run did is unknown",),
     )
+
+
+def looking() -> Overview:
+    """One thing to look at: a gap."""
+    name = CHANNELS[0]
+    state = channel(name, gaps=(gap(name),))
+    record = run("capture1", [name], "degraded", ["ok"] * 24, errors=("a gap was recorded",), next_steps=("reconcile",))
+    return Overview(NOW, (GroupState("capture1", record, (state,)),))
 
 
 FAILED: dict[str, object] = {
@@ -173,5 +189,6 @@ SCENES = {
     "well-20": lambda: healthy(20),
     "trouble-1": lambda: troubled(1),
     "trouble-20": lambda: troubled(20),
+    "look-1": looking,
     "unreadable": unreadable,
 }
