@@ -33,8 +33,8 @@ from cdc.wording import duration, moment, plural
 
 REFRESH_S = 60
 HOURS = 24
-RUNS_DRAWN, RUNS_LISTED = 25, 10  # the last one, and of those that its record remembers the newest
-FINDINGS_SHOWN, DETAILS_SHOWN, TEXT_SHOWN = 40, 24, 300  # of a page, of a page, characters: small, and soon read
+RUNS_DRAWN, RUNS_LISTED = 25, 60  # of a group, the last one included; of all groups together, at most 8 of each
+FINDINGS_SHOWN, DETAILS_SHOWN, TEXT_SHOWN = 30, 24, 240  # of a page, of a page, characters: small, and soon read
 
 Content = Element | str | None
 
@@ -43,10 +43,11 @@ def render(seen: Overview, verdict: Verdict) -> str:
     """Return the page."""
     body = _e(
         "main",
+        _marks(),
         _verdict(seen, verdict),
         _findings(verdict.findings),
         *([_numbers(seen)] if seen.groups else []),
-        *(_group(group, verdict, seen.now) for group in _worst_first(seen.groups, verdict)),
+        *(_group(group, verdict, seen) for group in _worst_first(seen.groups, verdict)),
         _footer(seen.now),
     )
     head = _e(
@@ -221,13 +222,18 @@ def _channel_level(state: ChannelState, group: GroupState, verdict: Verdict) -> 
     return min(verdict.level_of(state.channel), _run_level(outcome or "ok"), key=rank)
 
 
-def _group(group: GroupState, verdict: Verdict, now: datetime) -> Element:
+def _group(group: GroupState, verdict: Verdict, seen: Overview) -> Element:
     channels = sorted(group.channels, key=lambda state: rank(_channel_level(state, group, verdict)))
     header = _e("tr", *(_e("th", name, scope="col", role="columnheader") for name in COLUMNS), role="row")
-    rows = (_row(state, group.last_run, _channel_level(state, group, verdict), now) for state in channels)
+    rows = (_row(state, group.last_run, _channel_level(state, group, verdict), seen.now) for state in channels)
     return _e(
         "section",
-        _e("div", _e("h2", _mark(verdict.level_of(group.name)), group.name), *_last_run(group, now), class_="group"),
+        _e(
+            "div",
+            _e("h2", _mark(verdict.level_of(group.name)), group.name),
+            *_last_run(group, seen.now),
+            class_="group",
+        ),
         _e(
             "table",
             _e("thead", header, role="rowgroup"),
@@ -235,7 +241,7 @@ def _group(group: GroupState, verdict: Verdict, now: datetime) -> Element:
             role="table",
             aria_label=f"Channels of {group.name}",
         ),
-        _runs_table(group.last_run, now),
+        _runs_table(group.last_run, seen.now, max(2, min(8, RUNS_LISTED // len(seen.groups)))),
     )
 
 
@@ -284,7 +290,7 @@ def _dots(run: RunRecord) -> Element:
     return _svg(12 * len(runs), 12, label, *paths, class_="dots")
 
 
-def _runs_table(run: RunRecord | None, now: datetime) -> Element | None:
+def _runs_table(run: RunRecord | None, now: datetime, most: int) -> Element | None:
     if run is None:
         return None
     header = _e("tr", *(_e("th", name, scope="col") for name in ("Started, UTC", "Outcome", "Took", "Events")))
@@ -296,7 +302,7 @@ def _runs_table(run: RunRecord | None, now: datetime) -> Element | None:
             _e("td", duration((each.finished - each.started).total_seconds())),
             _e("td", f"{each.events:,}"),
         )
-        for each in _all_runs(run)[:RUNS_LISTED]
+        for each in _all_runs(run)[:most]
     )
     return _e("details", _e("summary", f"Last runs of {run.group}"), _e("table", header, *rows, class_="runs"))
 
@@ -414,9 +420,9 @@ def _chart(counts: Sequence[int]) -> Element:
     """A bar per hour, as high as the highest allows; an hour with events is never flat, one without is a tick."""
     most = max(counts, default=0)
     heights = [max(2.0, 22 * count / most) if count else 0.5 for count in counts]
-    bars = "".join(f"M{4 * place + 1.5} 24v-{height:.3g}" for place, height in enumerate(heights))
+    bars = "".join(f"M{4 * place + 2} 24v-{height:.2g}" for place, height in enumerate(heights))
     label = f"Events per hour, last 24 hours: {sum(counts):,} in all, at most {most:,} in one hour"
-    return _svg(4 * len(counts) - 1, 24, label, _e("path", d=bars), class_="chart", stretch=True)
+    return _svg(4 * len(counts), 24, label, _e("path", d=bars), class_="chart", stretch=True)
 
 
 _SHAPES: Mapping[Level, str] = {
@@ -427,8 +433,13 @@ _SHAPES: Mapping[Level, str] = {
 
 
 def _mark(level: Level) -> Element:
-    shape = _e("path", d=_SHAPES[level], fill_rule="evenodd")
-    return _svg(16, 16, _WORDS[level], shape, class_=f"mark {level}")
+    return _svg(16, 16, _WORDS[level], _e("use", href=f"#{level}"), class_=f"mark {level}")
+
+
+def _marks() -> Element:
+    """The shapes of the marks, once for all places that use them."""
+    shapes = (_e("path", id=level, d=shape, fill_rule="evenodd") for level, shape in _SHAPES.items())
+    return _e("svg", _e("defs", *shapes), width="0", height="0", aria_hidden="true", class_="unseen")
 
 
 _ICON_COLOURS: Mapping[Level, str] = {"well": "#1a7f4b", "look": "#b7791f", "failing": "#c0352b"}
