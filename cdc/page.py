@@ -197,7 +197,7 @@ def _allocation_tile(seen: Overview) -> Element:
         return _tile("Delivery allocation", "–", _e("small", _cut(why, 120)))
     used, percent = reading.max - reading.remaining, used_percent(reading)
     level: Level = "look" if percent > ALLOCATION_PERCENT else "well"
-    text = f"{used:,} of {reading.max:,} in 24 h, read {_ago(reading.read, seen.now)}"
+    text = f"{used:,} of {reading.max:,}, read {_ago(reading.read, seen.now)}"
     return _tile("Delivery allocation", f"{percent:.0f} %", _bar(percent / 100, level, text), _e("small", text))
 
 

@@ -5,7 +5,7 @@ A table of channels becomes a card per channel on a narrow screen; text holds a 
 
 STYLE = """
 :root{color-scheme:light dark;--page:#f4f5f7;--card:#fff;--text:#1c2530;--faint:#566272;--line:#dfe3e8;
---track:#e4e8ed;--bars:#5b7fa8;--well:#1a7f4b;--look:#8f5a00;--failing:#b3261e;
+--track:#e4e8ed;--bars:#5b7fa8;--well:#156b3e;--look:#8f5a00;--failing:#b3261e;
 --well-back:#e8f5ee;--look-back:#fdf3e0;--failing-back:#fdebe9}
 @media(prefers-color-scheme:dark){:root{--page:#11161c;--card:#1a212a;--text:#e4e9ef;--faint:#9ba8b7;--line:#2b3541;
 --track:#2e3945;--bars:#7ea3cf;--well:#56c48c;--look:#e5aa48;--failing:#ff8a80;
