@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cdc.answer import document, health, status, wants_html
-from cdc.health import Finding, Verdict
+from cdc.health import ALLOCATION_PERCENT, FAILING_BELOW, LOOK_BELOW, RECENT, Finding, Verdict
 from tests.page.scenes import healthy, troubled, unreadable, verdict_on
 
 pytestmark = pytest.mark.pure
@@ -99,3 +103,42 @@ def test_the_document_has_the_verdict_and_every_fact_of_the_page() -> None:
     assert 19.9 < contact["retentionLeftHours"] <= 20
     assert sum(group["channels"]["/data/QuoteChangeEvent"]["hours"].values()) > 1000
     assert found["groups"]["capture3"]["lastRun"] is None
+
+
+# --- docs/status.md --------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent.parent / "docs/status.md").read_text(encoding="utf-8")
+
+
+def keys_of(value: Any, path: str = "") -> set[str]:
+    """The paths of all keys; names of groups, channels and hours, which are data, as *."""
+    if isinstance(value, list):
+        return {key for each in value for key in keys_of(each, path)}
+    if not isinstance(value, dict):
+        return set()
+    is_data = path.endswith(("groups", "channels", "hours"))
+    paths = {f"{path}.{'*' if is_data else key}": each for key, each in value.items()}
+    return set(paths) | {key for name, each in paths.items() for key in keys_of(each, name)}
+
+
+def test_the_documented_example_has_every_field_and_every_field_is_described() -> None:
+    [example] = re.findall(r"^```json\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    shown = keys_of(json.loads(example))
+    seen = troubled(20)
+    real = keys_of(document(seen, verdict_on(seen)))
+    assert shown == real - {key for key in real if ".error." in key or key.startswith(".errors.")}
+    described = set(re.findall(r"`(\w+)`", PAGE.partition("## The JSON")[2].partition("## What it costs")[0]))
+    # What is within a past run, a reading or an error has its words in storage-log.md, or needs none.
+    assert {key.rpartition(".")[2] for key in shown if ".past." not in key and ".allocation." not in key} - {"*"} <= (
+        described | {"channels"}
+    )
+
+
+def test_the_verdicts_are_all_explained_with_the_bounds_of_the_code() -> None:
+    table = PAGE.partition("## The verdict")[2].partition("## The JSON")[0]
+    for level in ("failing", "look", "well"):
+        assert f"| `{level}` |" in table
+    assert RECENT == timedelta(minutes=15)
+    assert "15 minutes" in table
+    assert (LOOK_BELOW, FAILING_BELOW) == (2 / 3, 1 / 3)
+    assert f"more than {ALLOCATION_PERCENT} %" in table
