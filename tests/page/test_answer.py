@@ -117,8 +117,8 @@ def keys_of(value: Any, path: str = "") -> set[str]:
     if not isinstance(value, dict):
         return set()
     is_data = path.endswith(("groups", "channels", "hours"))
-    paths = {f"{path}.{'*' if is_data else key}": each for key, each in value.items()}
-    return set(paths) | {key for name, each in paths.items() for key in keys_of(each, name)}
+    pairs = [(f"{path}.{'*' if is_data else key}", each) for key, each in value.items()]
+    return {name for name, _ in pairs} | {key for name, each in pairs for key in keys_of(each, name)}
 
 
 def test_the_documented_example_has_every_field_and_every_field_is_described() -> None:
@@ -138,7 +138,7 @@ def test_the_verdicts_are_all_explained_with_the_bounds_of_the_code() -> None:
     table = PAGE.partition("## The verdict")[2].partition("## The JSON")[0]
     for level in ("failing", "look", "well"):
         assert f"| `{level}` |" in table
-    assert RECENT == timedelta(minutes=15)
+    assert timedelta(minutes=15) == RECENT
     assert "15 minutes" in table
     assert (LOOK_BELOW, FAILING_BELOW) == (2 / 3, 1 / 3)
     assert f"more than {ALLOCATION_PERCENT} %" in table
