@@ -34,4 +34,4 @@ def _functions() -> dict[str, Any]:
     """Asked for once: the library refuses to tell twice."""
     import function_app  # late: it reads the environment's channel groups
 
-    return {each.get_function_name(): each for each in function_app.app.get_functions()}
+    return {str(each.get_function_name()): each for each in function_app.app.get_functions()}

@@ -34,13 +34,13 @@ def generation(channel: str, number: int = 1, **more: object) -> Generation:
     return Generation(channel=channel, org_id="00DRj000004kniQMAQ", run_id="r", number=number, **values)  # type: ignore[arg-type]
 
 
-def gap(channel: str, number: int = 2, cause: str = "replay-refused", **bounds: datetime | None) -> Gap:
-    """A gap's record."""
-    times = {"since": ago(hours=7), "until": ago(hours=5), "detected": ago(hours=5), **bounds}
+def gap(channel: str, number: int = 2, cause: str = "replay-refused", *, is_bounded: bool = True) -> Gap:
+    """A gap's record, of two hours; without bounds nobody knows when it began."""
     return Gap(
         channel=channel, org_id="00DRj000004kniQMAQ", run_id="r", number=number, cause=cause, after_segment=41,
-        after_replay_id="6227391", start="-2", **times,
-    )  # type: ignore[arg-type]  # fmt: skip
+        after_replay_id="6227391", start="-2", since=ago(hours=7) if is_bounded else None, until=ago(hours=5),
+        detected=ago(hours=5),
+    )  # fmt: skip
 
 
 def channel_run(seed: int, **more: object) -> ChannelRun:
@@ -117,7 +117,7 @@ def troubled(count: int = 20) -> Overview:
     states[first[1]] = channel(first[1], timedelta(hours=52), polled=None)  # 20 h left
     states[first[2]] = channel(first[2], timedelta(hours=26), polled=None)  # 46 h left
     states[first[3]] = channel(first[3], timedelta(hours=22), polled=None)  # 50 h left
-    states[first[4]] = channel(first[4], gaps=(gap(first[4]), gap(first[4], 3, "outage", since=None)))
+    states[first[4]] = channel(first[4], gaps=(gap(first[4]), gap(first[4], 3, "outage", is_bounded=False)))
     states[second[2]] = ChannelState(
         second[2], error=CdcError("reading blob: access denied (403)", hint="give the app's identity its role")
     )
@@ -132,9 +132,9 @@ def troubled(count: int = 20) -> Overview:
     )  # fmt: skip
     failed = run("capture1", first, "failed", ["failed"] * 3 + ["degraded"] + ["ok"] * 20, **FAILED)
     degraded.channels[second[0]] = silent
-    for behind in (first[1], first[2], first[3], second[3], second[4]):
-        record = failed if behind in first else degraded
-        record.channels[behind] = channel_run(4, last_event=None, events=0, lag_p50_s=None, lag_max_s=None, hours={})
+    for late in (first[1], first[2], first[3], second[3], second[4]):
+        record = failed if late in first else degraded
+        record.channels[late] = channel_run(4, last_event=None, events=0, lag_p50_s=None, lag_max_s=None, hours={})
     failed.channels[first[0]] = channel_run(1, outcome="failed")
     return Overview(
         NOW,
