@@ -74,7 +74,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "level": finding.level,
         "subject": finding.subject or None,
         "title": finding.title,
-        "details": [{"message": detail.text, "hint": detail.next_step or None} for detail in finding.details],
+        "details": [{"message": detail.text or None, "hint": detail.next_step or None} for detail in finding.details],
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from cdc.errors import SettingsInvalid
+from cdc.errors import CdcError, SettingsInvalid
 from cdc.layout import ChannelRun, Gap, Reading, RunRecord
 from cdc.overview import ChannelState, GroupState, Overview, record_of
 from cdc.schedule import last_due
@@ -28,7 +28,7 @@ _WORST_FIRST: dict[Level, int] = {"failing": 0, "look": 1, "well": 2}
 
 @dataclass(frozen=True)
 class Detail:
-    """One thing that was reported, and what to do about it."""
+    """One thing that was reported, and what to do about it; what to do about all of a finding has no text."""
 
     text: str
     next_step: str = ""
@@ -112,10 +112,7 @@ def judge(seen: Overview, expected: datetime) -> Verdict:
 
 def _findings(seen: Overview, expected: datetime) -> Iterator[Finding]:
     if seen.error is not None:
-        texts = seen.error.problems if isinstance(seen.error, SettingsInvalid) else (str(seen.error),)
-        what = "the settings cannot be used" if isinstance(seen.error, SettingsInvalid) else "storage cannot be read"
-        steps = ("",) * (len(texts) - 1) + (seen.error.hint,)
-        yield Finding("failing", "", what, tuple(map(Detail, texts, steps)))
+        yield _unreadable(seen.error)
     for group in seen.groups:
         yield from _of_runs(group, expected, seen.now)
         for channel, run in (group.last_run.channels if group.last_run else {}).items():
@@ -125,6 +122,13 @@ def _findings(seen: Overview, expected: datetime) -> Iterator[Finding]:
     yield from _of_allocation(newest_reading(seen))
     if seen.warnings:
         yield Finding("look", "", "a record cannot be read", tuple(map(Detail, seen.warnings)))
+
+
+def _unreadable(error: CdcError) -> Finding:
+    if isinstance(error, SettingsInvalid):
+        problems = (*map(Detail, error.problems), Detail("", error.hint))
+        return Finding("failing", "", "the settings cannot be used", problems)
+    return Finding("failing", "", "storage cannot be read", (Detail(str(error), error.hint),))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

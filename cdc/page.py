@@ -48,7 +48,7 @@ def render(seen: Overview, verdict: Verdict) -> str:
         _findings(verdict.findings),
         *([_numbers(seen)] if seen.groups else []),
         *(_group(group, verdict, seen) for group in _worst_first(seen.groups, verdict)),
-        _footer(seen.now),
+        _footer(seen),
     )
     head = _e(
         "head",
@@ -125,7 +125,8 @@ def _findings(findings: Sequence[Finding]) -> Element | None:
         return None
     items, left = [], DETAILS_SHOWN
     for finding in findings[:FINDINGS_SHOWN]:
-        shown = finding.details[: max(1, left // 4)]
+        room = max(1, left // 2)
+        shown = [each for number, each in enumerate(finding.details) if number < room or not each.text]
         left -= len(shown)
         items.append(_finding(finding, shown))
     if len(findings) > FINDINGS_SHOWN:
@@ -142,7 +143,8 @@ def _finding(finding: Finding, shown: Sequence[Detail]) -> Element:
 
 def _detail(detail: Detail) -> Element:
     step = _e("p", _e("b", "Next step: "), _cut(detail.next_step)) if detail.next_step else None
-    return _e("div", _e("p", _cut(detail.text)), step, class_="detail")
+    text = _e("p", _cut(detail.text)) if detail.text else None
+    return _e("div", text, step, class_="detail")
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
@@ -455,12 +457,13 @@ def _icon(level: Level) -> str:
 # --- words and elements ----------------------------------------------------------------------------------------------
 
 
-def _footer(now: datetime) -> Element:
-    read = "UTC from checkpoints, gap and run records. All times are UTC."
+def _footer(seen: Overview) -> Element:
+    read = _time(seen.now, seen.now, seconds=True)
+    if seen.error:
+        return _e("footer", _e("p", "Tried at ", read, f" UTC, and again every {REFRESH_S} s."))
+    source = " UTC from checkpoints, gap and run records. All times are UTC. "
     again = f"The page reads them again every {REFRESH_S} s; as JSON with "
-    return _e(
-        "footer", _e("p", "Read ", _time(now, now, seconds=True), f" {read} {again}", _e("code", "format=json"), ".")
-    )
+    return _e("footer", _e("p", "Read ", read, source, again, _e("code", "format=json"), "."))
 
 
 def _time(time: datetime, now: datetime, *, seconds: bool = False) -> Element:

@@ -38,6 +38,7 @@ ul{list-style:none;margin-top:8px}
 .finding>.mark{margin-top:3px}
 .finding>div{min-width:0;flex:1}
 .detail{display:grid;grid-template-columns:1fr 1fr;gap:0 28px;font-size:14px}
+.detail p:only-child{grid-column:1/-1}
 .detail p,.finding p{color:var(--text);overflow-wrap:anywhere}
 
 dl{display:grid;grid-template-columns:repeat(4,1fr);gap:12px}

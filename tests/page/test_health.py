@@ -159,8 +159,8 @@ def test_the_newest_reading_of_any_group_counts() -> None:
 def test_settings_that_cannot_be_used_are_all_named_with_one_next_step() -> None:
     found = verdict_on(Overview(NOW, error=SettingsInvalid(["A: missing", "B: wrong"])))
     assert found.headline == "Failing: the settings cannot be used"
-    assert [detail.text for detail in found.findings[0].details] == ["A: missing", "B: wrong"]
-    assert [bool(detail.next_step) for detail in found.findings[0].details] == [False, True]
+    assert [detail.text for detail in found.findings[0].details] == ["A: missing", "B: wrong", ""]
+    assert [bool(detail.next_step) for detail in found.findings[0].details] == [False, False, True]
 
 
 def test_a_channel_that_cannot_be_read_and_a_warning_are_to_be_looked_at() -> None:

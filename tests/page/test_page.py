@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cdc.errors import StorageUnavailable
+from cdc.errors import SettingsInvalid, StorageUnavailable
 from cdc.health import Verdict
 from cdc.layout import ChannelRun, RunRecord
 from cdc.overview import ChannelState, GroupState, Overview
@@ -170,6 +170,15 @@ def test_everything_from_outside_is_escaped() -> None:
         assert "<script>alert(1)</script>" in reader.text
         page.encode()
         assert not re.search("[\x00-\x09\x0b-\x1f]", page)
+
+
+def test_however_many_settings_are_wrong_the_next_step_is_there() -> None:
+    page = page_of(Overview(NOW, error=SettingsInvalid([f"SETTING_{number}: missing" for number in range(40)])))
+    text = Reader(page).text
+    assert "SETTING_11: missing" in text
+    assert "SETTING_12: missing" not in text
+    assert "… and 28 more." in text
+    assert "Next step: correct the settings named above" in text
 
 
 def test_the_policy_names_exactly_the_style_of_the_page() -> None:
