@@ -48,13 +48,11 @@ def health(verdict: Verdict) -> Answer:
 def document(seen: Overview, verdict: Verdict) -> dict[str, Any]:
     """Return what `status --json` prints, and before it the verdict."""
     risk = verdict.risk
-    at_risk = (
-        {"channel": risk.channel, "since": spell_time(risk.since), "until": spell_time(risk.until)} if risk else None
-    )
+    times = {"since": spell_time(risk.since), "until": spell_time(risk.until)} if risk else {}
     judged = {
         "status": verdict.level,
         "headline": verdict.headline,
-        "atRisk": at_risk,
+        "atRisk": {"channel": risk.channel, **times, "others": risk.others} if risk else None,
         "findings": [_finding(finding) for finding in verdict.findings],
     }
     return judged | seen.to_json()

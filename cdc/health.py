@@ -51,16 +51,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Risk:
-    """What follows `since` in this channel is captured, or safe in Salesforce until `until`."""
+    """What follows `since` in this channel, as far as it is not captured, is safe in Salesforce until `until`."""
 
     channel: str
     since: datetime
     until: datetime
+    others: int  # channels to which the same may happen later
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The findings, worst first, and the channel whose uncaptured events Salesforce would drop first."""
+    """The findings, worst first, and what is at risk: of the channels that fail, else of all, the first to run out."""
 
     findings: tuple[Finding, ...]
     risk: Risk | None = None
@@ -101,13 +102,22 @@ def judge(seen: Overview, expected: datetime) -> Verdict:
     """
     findings = list(_findings(seen, expected))
     findings.sort(key=lambda finding: rank(finding.level))
-    risks = [
-        Risk(each.channel, each.captured_to, each.captured_to + each.retention)
+    return Verdict(tuple(findings), _risk(seen, {each.subject for each in findings if each.level == "failing"}))
+
+
+def _risk(seen: Overview, failing: set[str]) -> Risk | None:
+    states = [
+        state
         for group in seen.groups
-        for each in group.channels
-        if each.captured_to
+        for state in group.channels
+        if state.captured_to and (not failing or failing & {group.name, state.channel})
     ]
-    return Verdict(tuple(findings), min(risks, key=lambda risk: risk.until, default=None))
+    risks = [
+        Risk(state.channel, state.captured_to, state.captured_to + state.retention, others=len(states) - 1)
+        for state in states
+        if state.captured_to
+    ]
+    return min(risks, key=lambda risk: risk.until, default=None)
 
 
 def _findings(seen: Overview, expected: datetime) -> Iterator[Finding]:

@@ -20,7 +20,6 @@ from cdc.health import (
     Detail,
     Finding,
     Level,
-    Risk,
     Verdict,
     newest_reading,
     rank,
@@ -93,30 +92,20 @@ def _at_risk(seen: Overview, verdict: Verdict) -> list[Content]:
     risk, now = verdict.risk, seen.now
     if seen.error is not None:
         return ["What is at risk cannot be told: Salesforce keeps change events for 72 hours, some events for 24."]
+    if risk is None and verdict.level == "failing":
+        return ["What is at risk cannot be told: what fails has no position on record."]
     if risk is None:
         return ["Nothing is landed yet, so nothing is known to be at risk."]
-    until, left = _time(risk.until, now), duration((risk.until - now).total_seconds())
+    since, until = _time(risk.since, now), _time(risk.until, now)
+    left = duration((risk.until - now).total_seconds())
+    more = f" {plural(risk.others, 'more channel')} may follow later." if risk.others else ""
+    if verdict.level != "failing":
+        return ["Should capture stop now, Salesforce keeps what follows until ", until, f" UTC ({left}) at least."]
     if risk.until <= now:
-        return [
-            f"{risk.channel}: what followed ",
-            _time(risk.since, now),
-            " UTC may be dropped already; it was kept until ",
-            until,
-            " UTC.",
-        ]
-    if verdict.level == "failing":
-        return [*_waits(risk, now), "Salesforce keeps them until ", until, f" UTC, {left} from now."]
-    return ["Should capture stop now, Salesforce keeps what follows until ", until, f" UTC ({left}) at least."]
-
-
-def _waits(risk: Risk, now: datetime) -> list[Content]:
-    return [
-        "At risk: events of ",
-        risk.channel,
-        " from ",
-        _time(risk.since, now),
-        " UTC on that are not captured yet. ",
-    ]
+        lost = " UTC may be dropped already; Salesforce kept it until "
+        return [f"{risk.channel}: what followed ", since, lost, until, f" UTC.{more}"]
+    waiting = " UTC on that are not captured yet. Salesforce keeps them until "
+    return [f"At risk: events of {risk.channel} from ", since, waiting, until, f" UTC, {left} from now.{more}"]
 
 
 def _findings(findings: Sequence[Finding]) -> Element | None:

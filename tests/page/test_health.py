@@ -44,6 +44,17 @@ def test_the_channel_that_runs_out_first_is_the_one_at_risk() -> None:
     assert NOW + timedelta(hours=23.9) < found.risk.until <= NOW + timedelta(hours=24)
 
 
+def test_of_what_fails_the_first_to_run_out_is_at_risk_and_not_what_is_well() -> None:
+    well = GroupState("capture1", run("capture1", [PLATFORM]), (channel(PLATFORM),))
+    late = [channel(name, timedelta(hours=hours), polled=None) for hours, name in enumerate(CHANNELS[:3], 1)]
+    failed = GroupState("capture2", run("capture2", CHANNELS[:3], "failed"), tuple(late))
+    risk = verdict_on(Overview(NOW, (well, failed))).risk
+    assert risk is not None
+    assert (risk.channel, risk.others) == (CHANNELS[2], 2)
+    unknown = GroupState("capture2", None, (ChannelState(ACCOUNT),))
+    assert verdict_on(Overview(NOW, (well, unknown))).risk is None
+
+
 @pytest.mark.parametrize(
     ("record", "level", "headline"),
     [

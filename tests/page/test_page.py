@@ -82,7 +82,9 @@ def test_every_trouble_is_said_in_words_with_what_to_do() -> None:
     text = Reader(page_of(troubled(20))).text
     for fact in (
         "Failing: capture1 failed in its last run, and 11 more",
-        "what followed 23 Nov 09:05 UTC may be dropped already",
+        "/data/CampaignChangeEvent: what followed 23 Nov 09:05 UTC may be dropped already",
+        "Salesforce kept it until 09:05 UTC.",
+        "12 more channels may follow later.",
         "403::User not allowed to subscribe CDC channels without View All Data",
         "Next step: give the run-as user View All on the object",
         "/data/ContactChangeEvent has only 20.0 h left until Salesforce drops events",
