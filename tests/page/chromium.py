@@ -109,7 +109,7 @@ class Page:
 
 @contextmanager
 def chromium(path: str) -> Iterator[Page]:
-    """Start the browser with an empty profile, yield a tab of it, and end it."""
+    """Start the browser with an empty profile and a home of its own, yield a tab of it, and end it."""
     to_browser, from_browser = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         flags = [*FLAGS, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.getuid() == 0 else [])]
@@ -118,6 +118,7 @@ def chromium(path: str) -> Iterator[Page]:
         process = subprocess.Popen(
             ["bash", "-c", redirect, "chromium", path, *flags],
             pass_fds=(to_browser[0], from_browser[1]),
+            env={**os.environ, "HOME": profile, "TMPDIR": profile},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
