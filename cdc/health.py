@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from cdc.allocation import WARNING_PERCENT, forecast_percent, used_percent
 from cdc.errors import CdcError, SettingsInvalid
 from cdc.layout import ChannelRun, Gap, Reading, RunRecord
 from cdc.overview import ChannelState, GroupState, Overview, record_of
@@ -22,7 +23,6 @@ Level = Literal["well", "look", "failing"]
 RECENT = timedelta(minutes=15)  # a run that ended, or gave word of itself, so lately is recent under any schedule
 STARTING = timedelta(seconds=60)  # from due to started: a cold start, and clocks that differ
 LOOK_BELOW, FAILING_BELOW = 2 / 3, 1 / 3  # of the retention window left: 48 h and 24 h of 72
-ALLOCATION_PERCENT = 80
 _WORST_FIRST: dict[Level, int] = {"failing": 0, "look": 1, "well": 2}
 
 
@@ -129,7 +129,7 @@ def _findings(seen: Overview, expected: datetime) -> Iterator[Finding]:
             yield from _of_channel_run(channel, run, seen.now)
         for state in group.channels:
             yield from _of_channel(state, seen.now)
-    yield from _of_allocation(newest_reading(seen))
+    yield from _of_allocation(readings_of(seen))
     if seen.warnings:
         yield Finding("look", "", "a record cannot be read", tuple(map(Detail, seen.warnings)))
 
@@ -221,26 +221,23 @@ def _of_gap(gap: Gap, now: datetime) -> Detail:
 # --- the org ---------------------------------------------------------------------------------------------------------
 
 
-def newest_reading(seen: Overview) -> Reading | None:
-    """Return the newest look at the org's allocation that any group's runs had."""
-    readings = [each for group in seen.groups if group.last_run for each in group.last_run.allocation]
-    return max(readings, key=lambda reading: reading.read, default=None)
+def readings_of(seen: Overview) -> tuple[Reading, ...]:
+    """Return the readings of the org's allocation, newest first, of the group that has the newest."""
+    known = [group.last_run.allocation for group in seen.groups if group.last_run and group.last_run.allocation]
+    return max(known, key=lambda readings: readings[0].read, default=())
 
 
-def used_percent(reading: Reading) -> float:
-    """How much of the rolling 24-hour allocation is used, 0 where there is none."""
-    return 100 * (reading.max - reading.remaining) / reading.max if reading.max else 0.0
-
-
-def _of_allocation(reading: Reading | None) -> Iterator[Finding]:
-    if reading and used_percent(reading) > ALLOCATION_PERCENT:
-        used = used_percent(reading)
-        text = (
-            f"{reading.max - reading.remaining:,} of {reading.max:,} events delivered in 24 hours, to all subscribers."
-        )
-        yield Finding(
-            "look", "", f"{used:.0f} % of the event delivery allocation is used", (Detail(text, _ALLOCATION),)
-        )
+def _of_allocation(readings: tuple[Reading, ...]) -> Iterator[Finding]:
+    used = used_percent(readings[0]) if readings else None
+    forecast = forecast_percent(readings) if readings else None
+    if used is None or max(used, forecast or 0.0) <= WARNING_PERCENT:
+        return
+    newest = readings[0]
+    text = f"{newest.max - newest.remaining:,} of {newest.max:,} events delivered in 24 hours, to all subscribers."
+    title = f"{used:.0f} % of the event delivery allocation is used"
+    if used <= WARNING_PERCENT:
+        title = f"the event delivery allocation is going towards {forecast:.0f} %"
+    yield Finding("look", "", title, (Detail(text, _ALLOCATION),))
 
 
 # --- next steps ------------------------------------------------------------------------------------------------------

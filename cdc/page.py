@@ -13,17 +13,16 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, tostring
 
+from cdc.allocation import WARNING_PERCENT, forecast_percent, used_percent
 from cdc.health import (
-    ALLOCATION_PERCENT,
     FAILING_BELOW,
     LOOK_BELOW,
     Detail,
     Finding,
     Level,
     Verdict,
-    newest_reading,
     rank,
-    used_percent,
+    readings_of,
 )
 from cdc.layout import ChannelRun, PastRun, RunRecord, spell_time
 from cdc.overview import ChannelState, GroupState, Overview
@@ -181,15 +180,18 @@ def _retention_tile(seen: Overview) -> Element:
 
 
 def _allocation_tile(seen: Overview) -> Element:
-    reading = newest_reading(seen)
+    readings = readings_of(seen)
     problems = [group.last_run.allocation_problem for group in seen.groups if group.last_run]
-    if reading is None:
+    percent = used_percent(readings[0]) if readings else None
+    if percent is None:
         why = next(filter(None, problems), "not read yet")
         return _tile("Delivery allocation", "–", _e("small", _cut(why, 120)))
-    used, percent = reading.max - reading.remaining, used_percent(reading)
-    level: Level = "look" if percent > ALLOCATION_PERCENT else "well"
-    text = f"{used:,} of {reading.max:,}, read {_ago(reading.read, seen.now)}"
-    return _tile("Delivery allocation", f"{percent:.0f} %", _bar(percent / 100, level, text), _e("small", text))
+    newest, forecast = readings[0], forecast_percent(readings)
+    level: Level = "look" if max(percent, forecast or 0.0) > WARNING_PERCENT else "well"
+    text = f"{newest.max - newest.remaining:,} of {newest.max:,}, read {_ago(newest.read, seen.now)}"
+    going = f"; at this pace {forecast:.0f} % in a day" if forecast is not None else ""
+    bar = _bar(percent / 100, level, f"{percent:.0f} % used{going}", mark=forecast)
+    return _tile("Delivery allocation", f"{percent:.0f} %", bar, _e("small", text + going))
 
 
 # --- a group ---------------------------------------------------------------------------------------------------------
@@ -388,7 +390,9 @@ def _retention_bar(state: ChannelState, now: datetime) -> Element:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _svg(width: float, height: float, label: str, *content: Element, class_: str, stretch: bool = False) -> Element:
+def _svg(
+    width: float, height: float, label: str, *content: Element | None, class_: str, stretch: bool = False
+) -> Element:
     """The label is what a reader without the picture gets, and what a pointer over it shows."""
     return _e(
         "svg",
@@ -401,10 +405,14 @@ def _svg(width: float, height: float, label: str, *content: Element, class_: str
     )
 
 
-def _bar(share: float, level: Level, label: str) -> Element:
+def _bar(share: float, level: Level, label: str, *, mark: float | None = None) -> Element:
+    """A bar, and on it, at `mark` percent, where it is going."""
     width = 100 * min(1.0, max(0.0, share))
     filled = _e("rect", width=f"{width:.1f}", height="6", class_=level)
-    return _svg(100, 6, label, _e("rect", width="100", height="6", class_="track"), filled, class_="bar", stretch=True)
+    going = _e("rect", x=f"{min(99.0, mark):.1f}", width="1", height="6", class_="going") if mark is not None else None
+    return _svg(
+        100, 6, label, _e("rect", width="100", height="6", class_="track"), filled, going, class_="bar", stretch=True
+    )
 
 
 def _chart(counts: Sequence[int]) -> Element:

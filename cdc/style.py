@@ -47,7 +47,7 @@ dt{color:var(--faint);font-size:13px}
 dd strong{font-size:22px;font-weight:600;line-height:1.3;display:block}
 dd .bar{margin:5px 0}
 .bar{display:block;width:100%;height:6px;border-radius:3px}
-.bar rect{fill:currentColor}.bar .track{fill:var(--track)}
+.bar rect{fill:currentColor}.bar .track{fill:var(--track)}.bar .going{fill:var(--text)}
 .chart{display:block;width:100%;height:24px}.chart path{stroke:var(--bars);stroke-width:3}
 
 .group{display:flex;flex-wrap:wrap;gap:2px 14px;align-items:center;margin-bottom:8px}

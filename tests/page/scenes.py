@@ -73,7 +73,9 @@ def run(group: str, names: Iterable[str], outcome: str = "ok", past: Iterable[st
                     finished=ago(seconds=300 * (back + 2) - 262), events=(back * 71) % 400)
             for back, each in enumerate(outcomes)
         ),
-        "allocation": (Reading(read=ago(minutes=4), max=50_000, remaining=31_400),),
+        "allocation": tuple(
+            Reading(read=ago(minutes=4 + 5 * back), max=50_000, remaining=31_400 + 6 * back) for back in range(36)
+        ),
         **more,
     }  # fmt: skip
     return RunRecord(group=group, run_id="20261126T170012Z-cef0f1d3", outcome=outcome, **values)  # type: ignore[arg-type]

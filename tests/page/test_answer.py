@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from cdc.allocation import WARNING_PERCENT
 from cdc.answer import document, health, status, wants_html
-from cdc.health import ALLOCATION_PERCENT, FAILING_BELOW, LOOK_BELOW, RECENT, Finding, Verdict
+from cdc.health import FAILING_BELOW, LOOK_BELOW, RECENT, Finding, Verdict
 from tests.page.scenes import healthy, troubled, unreadable, verdict_on
 
 pytestmark = pytest.mark.pure
@@ -141,4 +142,4 @@ def test_the_verdicts_are_all_explained_with_the_bounds_of_the_code() -> None:
     assert timedelta(minutes=15) == RECENT
     assert "15 minutes" in table
     assert (LOOK_BELOW, FAILING_BELOW) == (2 / 3, 1 / 3)
-    assert f"more than {ALLOCATION_PERCENT} %" in table
+    assert f"more than {WARNING_PERCENT:.0f} %" in table

@@ -159,6 +159,12 @@ def test_an_allocation_above_80_percent_is_to_be_looked_at(remaining: int, level
     assert verdict(run("capture1", [ACCOUNT], allocation=readings)).level == level
 
 
+def test_an_allocation_that_goes_towards_its_end_is_to_be_looked_at_before_it_is_used() -> None:
+    readings = tuple(Reading(read=ago(minutes=5 * back), max=1_000, remaining=500 + 10 * back) for back in range(13))
+    found = verdict(run("capture1", [ACCOUNT], allocation=readings))
+    assert found.headline == "Look: the event delivery allocation is going towards 326 %"
+
+
 def test_the_newest_reading_of_any_group_counts() -> None:
     old, new = (Reading(read=ago(minutes=minutes), max=100, remaining=left) for minutes, left in ((9, 50), (3, 5)))
     groups = [

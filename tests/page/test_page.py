@@ -72,7 +72,7 @@ def test_one_healthy_channel_shows_all_its_facts() -> None:
         "Generation", "Gaps", "none",
         "Last run ok , ended 17:04 (38 s ago) · 1,204 events · 2 sessions, 1 lost",
         "The last 25 runs: 25 ok",
-        "37 %", "18,600 of 50,000, read 4 min ago",
+        "37 %", "18,600 of 50,000, read 4 min ago; at this pace 40 % in a day",
         "Read 17:05:12 UTC",
     ):  # fmt: skip
         assert fact in text, fact
