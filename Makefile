@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .NOTPARALLEL:
-.PHONY: help setup demo chaos test test-suite test-pythons check lint types checkov audit pure lock clean _installed
+.PHONY: help setup browser demo chaos test test-suite test-pythons check lint types checkov audit pure lock clean _installed
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -93,8 +93,20 @@ audit: setup ## Known vulnerabilities of what is deployed; needs the way to a vu
 pure: setup ## The tests without network or process
 	@$(RUN) $(PYTEST) -m pure
 
-test-suite: setup ## All tests on the Python of .venv
-	@$(RUN) $(PYTEST) -n 4 --dist loadfile --durations 25
+test-suite: setup browser ## All tests on the Python of .venv
+	@$(RUN) $(PYTEST) -n 4 --dist loadfile --durations 25 -r s
+
+browser: ## Chromium for the tests of the status page: installed where root has none on Debian, else said to be missing
+	@for name in chromium chromium-browser google-chrome-stable google-chrome; do
+	  if command -v $$name >/dev/null; then exit 0; fi
+	done
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  echo "setup: chromium (apt-get install), for the tests of the status page"
+	  install() { timeout 300 apt-get -qq -o DPkg::Lock::Timeout=120 "$$@" >/dev/null 2>&1; }
+	  export DEBIAN_FRONTEND=noninteractive
+	  if install update && install install -y --no-install-recommends chromium; then exit 0; fi
+	fi
+	echo "setup: no Chromium on the PATH (Debian: apt install chromium); the status page is not tested in a browser" >&2
 
 test-pythons: setup ## The portable tests on the other supported Pythons of this machine
 	+@$(LOCKED) $(MAKE) --no-print-directory $(OTHER_PYTHONS)

@@ -1,4 +1,4 @@
-"""The timer's door: one timer function per channel group reads the settings, wires a run and fails unless it is ok."""
+"""The host's doors: a timer function per channel group, which fails unless its run is ok; a status page; a probe."""
 
 from __future__ import annotations
 
@@ -40,3 +40,21 @@ for _group in cdc_app.timer_groups():
             capture_of(_group)
         )
     )
+
+
+@app.function_name("status")
+@app.route(route="status", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+def status(request: func.HttpRequest) -> func.HttpResponse:
+    """Show where everything stands, to whoever has a function key."""
+    return _response(cdc_app.show_status(request.headers.get("Accept", ""), request.params.get("format", "")))
+
+
+@app.function_name("health")
+@app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+def health(request: func.HttpRequest) -> func.HttpResponse:
+    """Tell a probe whether capture goes on."""
+    return _response(cdc_app.show_health())
+
+
+def _response(answer: cdc_app.Answer) -> func.HttpResponse:
+    return func.HttpResponse(answer.body, status_code=answer.code, headers=answer.headers)

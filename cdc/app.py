@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cdc import overview, preflight, rest, salesforce
+from cdc import answer, background, health, overview, preflight, rest, salesforce
+from cdc.answer import Answer
 from cdc.continuity import Policy
-from cdc.errors import SettingsInvalid
+from cdc.errors import CdcError, SettingsInvalid, StorageUnavailable
 from cdc.events import EARLIEST, TIP
 from cdc.landing import StorageLog
+from cdc.overview import Overview
 from cdc.report import RunReport
 from cdc.run import Plan, Ports, run
 from cdc.session import CometDSession
@@ -35,6 +37,8 @@ from cdc.store import BlobService, Container, Patience, open_service
 from cdc.waiting import Clock
 
 _PATIENTLY, _BRIEFLY = Patience(), Patience(repetitions=1)  # briefly: where somebody waits for the answer
+_AT_ONCE = Patience(connect_s=2, read_s=4, repetitions=1, backoff_s=0)  # a browser or a probe waits
+_READ_S = 10.0  # after so long a door says that storage does not answer
 _STARTS = {"tip": TIP, "earliest": EARLIEST, "stop": "stop"}
 
 
@@ -156,9 +160,52 @@ def check(root: Path) -> Iterator[preflight.Finding]:
 
 def status(settings: Settings) -> overview.Overview:
     """Return where every channel stands; reads storage alone. Raises: SettingsInvalid."""
-    groups = {group.name: group.channels for group in settings.channel_groups}
     with open_storage(settings, _BRIEFLY) as service:
-        return overview.read(groups, *_containers(settings, service), datetime.now(UTC))
+        return overview.read(_groups(settings), *_containers(settings, service), datetime.now(UTC))
+
+
+def show_status(accept: str, form: str) -> Answer:
+    """What `GET /api/status` answers, by the checkpoints container alone. Raises nothing foreseeable, is soon done."""
+    seen, expected = _seen(lambda settings, state, now: overview.read_records(_groups(settings), state, now))
+    return answer.status(seen, health.judge(seen, expected), as_html=answer.wants_html(accept, form))
+
+
+def show_health() -> Answer:
+    """What `GET /api/health` answers, by one run record per group. Raises nothing foreseeable, is soon done."""
+    seen, expected = _seen(lambda settings, state, now: overview.read_runs(list(_groups(settings)), state, now))
+    return answer.health(health.judge(seen, expected))
+
+
+def _seen(read: Callable[[Settings, Container, datetime], Overview]) -> tuple[Overview, datetime]:
+    """Return what `read` finds in the checkpoints container, and since when a run must have ended.
+
+    What cannot be read is an overview with an error.
+    """
+    now = datetime.now(UTC)
+    try:
+        settings = load_settings()
+        expected = health.expected_since(settings.cdc_schedule, settings.cdc_run_seconds, now)
+        reading = background.start("status", background.bind(_read_state, settings, read, now))
+        return reading.result(_READ_S), expected
+    except TimeoutError:
+        error: CdcError = StorageUnavailable(
+            f"reading the records in container {settings.cdc_checkpoints_container}: no answer within {_READ_S:.0f} s",
+            hint="check that Blob Storage can be reached from here: firewall, private endpoint, DNS, CDC_STORAGE",
+        )
+    except CdcError as unreadable:
+        error = unreadable
+    return Overview(now, error=error), now - timedelta(days=1)
+
+
+def _read_state(
+    settings: Settings, read: Callable[[Settings, Container, datetime], Overview], now: datetime
+) -> Overview:
+    with open_storage(settings, _AT_ONCE) as service:
+        return read(settings, service.container(settings.cdc_checkpoints_container), now)
+
+
+def _groups(settings: Settings) -> dict[str, tuple[str, ...]]:
+    return {group.name: group.channels for group in settings.channel_groups}
 
 
 def _log_to_read(events: Container, state: Container) -> StorageLog:
@@ -181,6 +228,7 @@ def quiet_foreign_logs() -> None:
 
 
 __all__ = [
+    "Answer",
     "capture",
     "check",
     "credentials_of",
@@ -189,6 +237,8 @@ __all__ = [
     "open_storage",
     "quiet_foreign_logs",
     "run_timer",
+    "show_health",
+    "show_status",
     "status",
     "timer_groups",
     "timer_schedule",

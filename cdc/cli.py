@@ -34,6 +34,7 @@ from cdc.overview import ChannelState, GroupState, Overview, record_of
 from cdc.report import ChannelReport, RunReport
 from cdc.settings import ChannelGroup, check_function_timeout, load_settings
 from cdc.signals import LOGGER, Emit, format_event, log_event
+from cdc.wording import duration, plural
 
 ROOT = Path(__file__).parent.parent  # where host.json lies, in a clone and when deployed
 OK, FAILED, UNUSABLE, ABORTED = 0, 1, 2, 130
@@ -574,19 +575,3 @@ def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequen
 def printable(text: str) -> str:
     """Return a text from outside without what a terminal would obey."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 event`, `2,000 events`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def duration(seconds: float | None) -> str:
-    """`0.4 s`, `45 s`, `12 min`, `5.2 h`, `3.1 d`; `-` for none."""
-    if seconds is None:
-        return "-"
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 7_200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"

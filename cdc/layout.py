@@ -371,6 +371,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     is_under_way: bool = False
     clean_polls: dict[str, Moment]
     errors: tuple[str, ...] = ()
+    next_steps: tuple[str, ...] = ()  # what to do about each of the errors
     events: Count = 0
     sessions: Count = 0
     lost_sessions: Count = 0

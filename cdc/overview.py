@@ -1,23 +1,25 @@
 """Reads where every channel stands: its position, its age, what is left of the retention window, gaps, the last run.
 
-It reads storage alone, writes nothing and creates nothing, not even a container.
+It reads storage alone, writes nothing and creates nothing, not even a container. From the log itself (`read`), or from
+the checkpoints container alone (`read_records`, `read_runs`), for whoever asks often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from cdc import background, layout
 from cdc.continuity import Position, kept_for
-from cdc.deriving import find_end
+from cdc.deriving import find_end, read_checkpoint
 from cdc.errors import CdcError, ContainerMissing, StorageError
-from cdc.layout import Gap, RunRecord, Unreadable, spell_time
+from cdc.layout import ChannelRun, Gap, PastRun, Reading, RunRecord, Unreadable, spell_time
 from cdc.store import Container
 
 CHANNELS_AT_ONCE = 8
+FindPosition = Callable[[str, Callable[[str], None]], Position]  # a channel, and whom to warn -> where its log ends
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class GroupState:
     name: str
     last_run: RunRecord | None
     channels: tuple[ChannelState, ...]
+    is_unreadable: bool = False  # the record of its last run
+
+    def run_of(self, channel: str) -> ChannelRun:
+        """Return the channel's part of the last run; an empty one where there was none."""
+        return (self.last_run.channels if self.last_run else {}).get(channel, ChannelRun())
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,10 @@ class Overview:
             "groups": {
                 group.name: {
                     "lastRun": _run_json(group.last_run),
-                    "channels": {each.channel: _channel_json(each, self.now) for each in group.channels},
+                    "channels": {
+                        each.channel: _channel_json(each, group.run_of(each.channel), self.now)
+                        for each in group.channels
+                    },
                 }
                 for group in self.groups
             },
@@ -94,35 +104,71 @@ class Overview:
 
 def read(groups: Mapping[str, Sequence[str]], events: Container, state: Container, now: datetime) -> Overview:
     """Return where the channels of the groups (name -> channels) stand. Raises nothing foreseeable."""
+
+    def find(channel: str, warn: Callable[[str], None]) -> Position:
+        return find_end(events, state, channel, now=now, warn=warn).position
+
+    return _read(groups, state, now, find)
+
+
+def read_records(groups: Mapping[str, Sequence[str]], state: Container, now: datetime) -> Overview:
+    """Return the same by the records alone: checkpoints, gaps, runs. A checkpoint may be seconds behind its log.
+
+    Raises nothing foreseeable.
+    """
+
+    def find(channel: str, warn: Callable[[str], None]) -> Position:
+        return _checkpointed(state, channel, warn)
+
+    return _read(groups, state, now, find)
+
+
+def read_runs(names: Sequence[str], state: Container, now: datetime) -> Overview:
+    """Return the groups' last runs and nothing else: one blob is read per group. Raises nothing foreseeable."""
     warnings = list[str]()
     try:
-        runs = _runs(state, warnings)
+        runs = _runs(state, map(layout.run_name, names), warnings)
+    except ContainerMissing:
+        runs = {}
     except StorageError as error:
         return Overview(now, error=error)
-    polls = _newest_polls(runs.values())
-    by_age = sorted(runs.values(), key=lambda record: record.finished)  # a channel may have changed its group
-    silent = {name: run.silent_since for record in by_age for name, run in record.channels.items()}
+    return Overview(now, tuple(_group(name, runs, ()) for name in names), tuple(warnings))
+
+
+def _read(groups: Mapping[str, Sequence[str]], state: Container, now: datetime, find: FindPosition) -> Overview:
+    warnings = list[str]()
+    try:
+        runs = _runs(state, _names(state, layout.RUNS_PREFIX), warnings)
+    except StorageError as error:
+        return Overview(now, error=error)
+    known = sorted((run for run in runs.values() if run), key=lambda record: record.finished)
+    polls = _newest_polls(known)
+    silent = {name: run.silent_since for record in known for name, run in record.channels.items()}  # the newest decides
     calls = [
-        background.bind(_channel, events, state, channel, polls.get(channel), silent.get(channel), now)
+        background.bind(_channel, find, state, channel, polls.get(channel), silent.get(channel))
         for names in groups.values()
         for channel in names
     ]
     states = iter([each.result() for each in background.start_each("overview", calls, at_once=CHANNELS_AT_ONCE)])
-    found = tuple(
-        GroupState(name, runs.get(name), tuple(next(states) for _ in channels)) for name, channels in groups.items()
-    )
+    found = tuple(_group(name, runs, tuple(next(states) for _ in channels)) for name, channels in groups.items())
     return Overview(now, found, tuple(warnings))
 
 
-def _runs(state: Container, warnings: list[str]) -> dict[str, RunRecord]:
-    runs = {}
-    for name in _names(state, layout.RUNS_PREFIX):
+def _group(name: str, runs: Mapping[str, RunRecord | None], channels: tuple[ChannelState, ...]) -> GroupState:
+    run = layout.run_name(name)
+    return GroupState(name, runs.get(run), channels, is_unreadable=run in runs and runs[run] is None)
+
+
+def _runs(state: Container, blobs: Iterable[str], warnings: list[str]) -> dict[str, RunRecord | None]:
+    """Blob name -> record, None for one that cannot be read; a blob that is not there is left out."""
+    runs: dict[str, RunRecord | None] = {}
+    for name in blobs:
         blob = state.read(name)
         try:
             if blob:
-                record = RunRecord.from_blob(blob.body)
-                runs[record.group] = record
+                runs[name] = RunRecord.from_blob(blob.body)
         except Unreadable as error:
+            runs[name] = None
             warnings.append(f"{name} cannot be read ({error}); what that run did is unknown")
     return runs
 
@@ -144,24 +190,47 @@ def _newest_polls(runs: Iterable[RunRecord]) -> dict[str, datetime]:
 
 
 def _channel(
-    events: Container,
-    state: Container,
-    channel: str,
-    polled: datetime | None,
-    silent_since: datetime | None,
-    now: datetime,
+    find: FindPosition, state: Container, channel: str, polled: datetime | None, silent_since: datetime | None
 ) -> ChannelState:
     warnings: list[str] = []
     try:
-        end = find_end(events, state, channel, now=now, warn=warnings.append)
+        position = find(channel, warnings.append)
         gaps = tuple(_gaps(state, channel, warnings))
     except CdcError as error:
         return ChannelState(channel, error=error)
-    return ChannelState(channel, end.position, polled, silent_since, gaps, tuple(warnings))
+    return ChannelState(
+        channel, position=position, polled=polled, silent_since=silent_since, gaps=gaps, warnings=tuple(warnings)
+    )
+
+
+def _checkpointed(state: Container, channel: str, warn: Callable[[str], None]) -> Position:
+    """Return where the checkpoint says that the log ends."""
+    try:
+        checkpoint, _ = read_checkpoint(state, channel, warn)
+    except ContainerMissing:
+        checkpoint = None
+    if checkpoint is None:
+        return Position()
+    return Position(
+        segment=checkpoint.segment,
+        partition=checkpoint.partition,
+        replay_id=checkpoint.replay_id,
+        last_replay_id=checkpoint.replay_id,
+        last_time=checkpoint.last_time,
+        generation=checkpoint.generation,
+        skipped_to=checkpoint.skipped_to,
+        quiet_to=checkpoint.quiet_to,
+        segment_written=checkpoint.segment_written,
+    )
 
 
 def _gaps(state: Container, channel: str, warnings: list[str]) -> Iterable[Gap]:
-    for name in _names(state, layout.gaps_prefix(channel)):
+    """The open gaps: those that nobody has closed."""
+    names = _names(state, layout.gaps_prefix(channel))
+    for name in names:
+        number = layout.read_gap_number(name)
+        if number is None or layout.gap_closing_name(channel, number) in names:
+            continue
         blob = state.read(name)
         try:
             if blob:
@@ -178,11 +247,28 @@ def _run_json(run: RunRecord | None) -> dict[str, Any] | None:
         "outcome": run.outcome,
         "started": spell_time(run.started),
         "finished": spell_time(run.finished),
+        "isUnderWay": run.is_under_way,
+        "events": run.events,
+        "sessions": run.sessions,
+        "lostSessions": run.lost_sessions,
         "errors": list(run.errors),
+        "nextSteps": list(run.next_steps),
+        "past": [_past_json(past) for past in run.past],
+        "allocation": [_reading_json(reading) for reading in run.allocation],
+        "allocationProblem": run.allocation_problem or None,
     }
 
 
-def _channel_json(state: ChannelState, now: datetime) -> dict[str, Any]:
+def _past_json(run: PastRun) -> dict[str, Any]:
+    times = {"started": spell_time(run.started), "finished": spell_time(run.finished)}
+    return {"runId": run.run_id, "outcome": run.outcome, **times, "events": run.events}
+
+
+def _reading_json(reading: Reading) -> dict[str, Any]:
+    return {"read": spell_time(reading.read), "max": reading.max, "remaining": reading.remaining}
+
+
+def _channel_json(state: ChannelState, run: ChannelRun, now: datetime) -> dict[str, Any]:
     position, left = state.position, state.retention_left(now)
     return {
         "segment": position.segment,
@@ -193,6 +279,16 @@ def _channel_json(state: ChannelState, now: datetime) -> dict[str, Any]:
         "lag": _seconds(state.lag),
         "lastCleanPoll": spell_time(state.polled) or None,
         "retentionLeftHours": round(left.total_seconds() / 3600, 2) if left is not None else None,
+        "silentSince": spell_time(run.silent_since) or None,
+        "lastRun": {
+            "outcome": run.outcome or None,
+            "events": run.events,
+            "segments": run.segments,
+            "bytes": run.bytes,
+            "medianLag": run.lag_p50_s,
+            "maxLag": run.lag_max_s,
+        },
+        "hours": run.hours,
         "gaps": [_gap_json(gap) for gap in state.gaps],
         "warnings": list(state.warnings),
         "error": {"message": str(state.error), "hint": state.error.hint} if state.error else None,

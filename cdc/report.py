@@ -270,6 +270,7 @@ class RunReport:
                 is_under_way=self.finished is None,
                 clean_polls={each.channel: each.polled for each in self.channels.values() if each.polled},
                 errors=tuple(problem.message for problem in self.problems),
+                next_steps=tuple(problem.hint for problem in self.problems),
                 events=self.events,
                 sessions=self.sessions,
                 lost_sessions=self.lost_sessions,

@@ -1,4 +1,4 @@
-"""The timer's door: what the host indexes, and what an invocation does with a good run, a bad one and bad settings."""
+"""The host's doors: what it indexes, and what a timer's invocation does with a good run, a bad one and bad settings."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ import json, sys
 from types import SimpleNamespace
 import function_app
 for each in function_app.app.get_functions():
+    if each.get_trigger().type != "timerTrigger":
+        continue
     try:
         each.get_user_function()(SimpleNamespace(past_due=False))
         print(json.dumps([each.get_function_name(), None]))
@@ -50,20 +52,22 @@ def run_host(code: str, **settings: str) -> tuple[list[Any], str]:
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
-def timers(functions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The timer binding of each function."""
-    found = []
+def timers(functions: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name -> binding of each timer function; beside them stand the two HTTP functions and nothing else."""
+    found = {}
     for each in functions:
-        [binding] = each["bindings"]
-        assert binding["type"] == "timerTrigger"
-        found.append(binding)
+        if each["name"] in ("status", "health"):
+            assert {binding["type"] for binding in each["bindings"]} == {"httpTrigger", "http"}
+        else:
+            [found[each["name"]]] = each["bindings"]
+            assert found[each["name"]]["type"] == "timerTrigger"
     return found
 
 
 def test_one_group_is_one_timer_with_its_schedule_and_flags() -> None:
     [functions, _], _ = run_host(INDEX, CDC_CHANNELS=f"{ACCOUNT},{CONTACT}", CDC_SCHEDULE="0 */10 * * * *")
-    assert [each["name"] for each in functions] == ["capture1"]
-    [timer] = timers(functions)
+    assert [each["name"] for each in functions] == ["capture1", "status", "health"]
+    timer = timers(functions)["capture1"]
     assert timer["schedule"] == "%CDC_SCHEDULE%"
     assert timer["useMonitor"] is True
     assert timer["runOnStartup"] is False
@@ -72,19 +76,18 @@ def test_one_group_is_one_timer_with_its_schedule_and_flags() -> None:
 
 def test_without_a_schedule_the_default_stands_in_the_function_itself() -> None:
     [functions, _], _ = run_host(INDEX, CDC_CHANNELS=ACCOUNT)
-    assert timers(functions)[0]["schedule"] == "0 */5 * * * *"
+    assert timers(functions)["capture1"]["schedule"] == "0 */5 * * * *"
 
 
 def test_two_groups_are_two_functions() -> None:
     [functions, _], _ = run_host(INDEX, CDC_CHANNELS=f"{ACCOUNT};{CONTACT};")
-    assert [each["name"] for each in functions] == ["capture1", "capture2"]
-    assert len(timers(functions)) == 2
+    assert list(timers(functions)) == ["capture1", "capture2"]
 
 
 @pytest.mark.parametrize("channels", ["", ";;", "no channel at all", "@Microsoft.KeyVault(SecretUri=x)"])
 def test_bad_settings_leave_the_import_alone_and_fail_the_invocation_with_one_message(channels: str) -> None:
     [functions, _], _ = run_host(INDEX, CDC_CHANNELS=channels)
-    assert len(functions) == 1
+    assert list(timers(functions)) == ["capture1"]
     [[name, kind, message]], log = run_host(CALL, CDC_CHANNELS=channels, CDC_RUN_SECONDS="soon")
     assert (name, kind) == ("capture1", "CaptureFailed")
     for setting in ("SALESFORCE_LOGIN_URL", "SALESFORCE_CLIENT_ID", "CDC_CHANNELS", "CDC_STORAGE", "CDC_RUN_SECONDS"):

@@ -125,6 +125,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         version: pythonVersion
       }
       // Each timer function scales by itself, and the host runs it on one instance at a time: more than one is never busy.
+      // The HTTP functions, status and health, are one more group ('http'), which has no instance while nobody calls.
       scaleAndConcurrency: {
         instanceMemoryMB: instanceMemoryMB
         maximumInstanceCount: maximumInstanceCount

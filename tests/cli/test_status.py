@@ -52,7 +52,7 @@ def test_json_has_every_value(cdc: Operator, site: Site) -> None:
     channel = group["channels"][ACCOUNT]
     assert channel.keys() == {
         *("segment", "replayId", "generation", "lastEvent", "age", "lag", "lastCleanPoll", "retentionLeftHours"),
-        *("gaps", "warnings", "error"),
+        *("silentSince", "lastRun", "hours", "gaps", "warnings", "error"),
     }
     assert (channel["segment"], channel["replayId"], channel["generation"]) == (1, str(ids[-1]), 1)
     assert 71.9 < channel["retentionLeftHours"] <= 72

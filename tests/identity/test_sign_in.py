@@ -22,7 +22,7 @@ CALL = """
 import json
 from types import SimpleNamespace
 import function_app
-[function] = function_app.app.get_functions()
+function = {each.get_function_name(): each for each in function_app.app.get_functions()}["capture1"]
 try:
     function.get_user_function()(SimpleNamespace(past_due=False))
 except Exception as error:

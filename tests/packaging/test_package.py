@@ -129,7 +129,7 @@ def files_of_copy(folder: Path) -> list[str]:
 
 def test_loading_the_app_is_quick_and_reaches_no_network() -> None:
     found = load(sys.executable, ROOT, CDC_CHANNELS="/data/AccountChangeEvent;/event/Order__e")
-    assert [each["name"] for each in found["functions"]] == ["capture1", "capture2"]
+    assert [each["name"] for each in found["functions"]] == ["capture1", "capture2", "status", "health"]
     assert found["reached"] == []
     assert found["took_s"] < 10 * slowness(), "Flex Consumption gives an app 30 s to start"
 
@@ -171,7 +171,7 @@ def test_the_package_installs_and_indexes_on_each_python(installed: dict[str, In
     assert each.process.wait(300) == 0, each.app.with_name(f"{version}.log").read_text()
     settings = {"CDC_CHANNELS": "/data/AccountChangeEvent;/event/Order__e", "CDC_SCHEDULE": "0 */5 * * * *"}
     found = load(each.python, each.app, **settings)
-    assert [each["name"] for each in found["functions"]] == ["capture1", "capture2"]
-    assert [each["bindings"][0]["schedule"] for each in found["functions"]] == ["%CDC_SCHEDULE%"] * 2
+    assert [each["name"] for each in found["functions"]] == ["capture1", "capture2", "status", "health"]
+    assert [each["bindings"][0].get("schedule") for each in found["functions"]] == ["%CDC_SCHEDULE%"] * 2 + [None] * 2
     assert f"{found['version'][0]}.{found['version'][1]}" == version
     assert found["reached"] == []
