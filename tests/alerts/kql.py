@@ -248,6 +248,10 @@ class _Parser:
         raise KqlError(f"a value is wanted, not {token.text!r}")
 
     def _called(self, function: str) -> Node:
+        if function == "datetime":
+            self._expect("null")
+            self._expect(")")
+            return Node("literal", None)
         arguments = self._list(self._expression) if self._next.text != ")" else ()
         self._expect(")")
         return Node("call", function, arguments)
@@ -462,7 +466,7 @@ def _numeric(operate: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def _starts_with(text: str, start: str) -> bool:
-    return text.lower().startswith(start.lower())
+    return text[: len(start)].lower() == start.lower()
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

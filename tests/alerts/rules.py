@@ -117,12 +117,24 @@ def pictures() -> dict[str, str]:
 
 
 def asked_of(query: str) -> set[tuple[str, str]]:
-    """Return every (event, field) that a query reads: each of its fields belongs to each of its events."""
-    nodes = list(kql.parse(query).walk())
+    """Return every (event, field) that a query reads: each pipeline reads all of its fields of all of its events."""
+    pipelines = [node for node in kql.parse(query).walk() if node.kind == "pipeline"]
+    return {pair for pipeline in pipelines for pair in _asked_of(list(_own(pipeline)))}
+
+
+def _own(pipeline: kql.Node) -> Iterator[kql.Node]:
+    """The nodes of a pipeline without those of the pipelines in it."""
+    for part in pipeline.parts:
+        if part.kind != "pipeline":
+            yield part
+            yield from _own(part)
+
+
+def _asked_of(nodes: list[kql.Node]) -> set[tuple[str, str]]:
+    said = kql.Node("column", "Said")
     members = [node for node in nodes if node.kind == "member"]
-    assert all(node.parts[0] == kql.Node("column", "Said") for node in members)
-    fields = {node.word for node in members} - {"event"}
-    event = kql.Node("call", "tostring", (kql.Node("member", "event", (kql.Node("column", "Said"),)),))
+    assert all(node.parts[0] == said for node in members)
+    event = kql.Node("call", "tostring", (kql.Node("member", "event", (said,)),))
     asks = [node.parts[1:] for node in nodes if node.kind in ("in", "binary") and node.parts[0] == event]
-    assert len(asks) == 1, "a query asks for its events once"
-    return {(name.word, field) for name in asks[0] for field in fields}
+    assert len(asks) == bool(members), "a pipeline asks for its events once"
+    return {(name.word, node.word) for names in asks for name in names for node in members if node.word != "event"}

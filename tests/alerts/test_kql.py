@@ -28,6 +28,8 @@ def rows(*said: dict[str, Any] | str) -> list[dict[str, Any]]:
 SAID = rows({"a": 1, "b": "x"}, {"a": 3, "b": "y"}, {"a": 2, "b": "x"}, {"b": "z"}, "no JSON")
 TAKEN = "traces | extend P = parse_json(message) | extend A = tolong(P.a), B = tostring(P.b)"
 
+JOINED = f"let t = datatable(B: string) ['x', 'w'];\nt | join kind=leftouter ({TAKEN} | summarize N = count() by B)"
+
 
 @pytest.mark.pure
 @pytest.mark.parametrize(
@@ -52,8 +54,8 @@ TAKEN = "traces | extend P = parse_json(message) | extend A = tolong(P.a), B = t
         (f"{TAKEN} | where (now() - timestamp) / 1m <= 1 | project B", [{"B": ""}]),
         (f"{TAKEN} | extend C = iff(A > 1, 'more', 'less') | where B == 'z' | project C", [{"C": "less"}]),
         (f"let b = 2;\n{TAKEN} | where A * 1.5 + 1 == b * 2 | project A", [{"A": 2}]),
-        (f"let t = datatable(B: string) ['x', 'w'];\nt | join kind=leftouter ({TAKEN} | summarize N = count() by B) on B"
-         " | project B, N", [{"B": "x", "N": 2}, {"B": "w", "N": None}]),
+        (f"{JOINED} on B | project B, N", [{"B": "x", "N": 2}, {"B": "w", "N": None}]),
+        ("traces | extend N = datetime(null) | where isnull(N) | summarize N = count()", [{"N": 5}]),
         ("let t = datatable(B: string) [];\nt // nothing", []),
     ],
 )  # fmt: skip
@@ -106,5 +108,5 @@ def test_microsofts_parser_takes_every_query_and_refuses_what_is_wrong() -> None
         check=True,
     )
     faults = json.loads(done.stdout)
-    assert dict(zip(good, faults, strict=False)) == dict.fromkeys(good, [])
+    assert dict(zip(good, faults, strict=False)) == {name: [] for name in good}
     assert all(faults[len(good) :])
