@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -25,8 +27,8 @@ class Story:
     fires: dict[int, Fires] = field(default_factory=dict)
     seconds: float = 1.0
     settings: dict[str, str] = field(default_factory=dict)
-    undo: Callable[[Site], None] = lambda site: None
-    is_long: bool = False
+    undo: Callable[[Site], object] = lambda site: None
+    traffic: str = ""  # a long run, with events on this channel meanwhile
 
 
 def healthy(site: Site) -> dict[str, list[Transcript]]:
@@ -69,7 +71,31 @@ def _publish(site: Site, channel: str, hours: float) -> None:
 def _quiet_for_days(site: Site) -> None:
     _publish(site, ACCOUNT, 60)
     run(site)
+    site.org.advance_clock(HOUR / 6)
     run(site)  # a clean poll with nothing new: captured up to now
+
+
+def _change_behind_silence(site: Site) -> None:
+    site.org.publish(ACCOUNT, 1, kinds=["CREATE"], age_s=HOUR)
+    run(site)
+    site.org.change_record("Account", age_s=HOUR / 3)
+    run(site, seconds=2.0)  # the verdict, which stands in the next run
+
+
+def _deliver_nearly_all(site: Site) -> None:
+    run(site)
+    _make_older(site, hours=2)  # a forecast takes a reading that is more than an hour old
+    site.org.publish(ORDERS, 90)
+    run(site, SECOND)
+    site.org.knobs(daily_deliveries=site.org.stats()["delivered24h"] * 10 // 9)
+
+
+def _make_older(site: Site, *, hours: int) -> None:
+    [(name, record)] = site.log.state(f"runs/{FIRST}").items()
+    [reading] = record["allocation"]
+    earlier = datetime.fromisoformat(reading["read"]) - timedelta(hours=hours)
+    reading["read"] = record["allocationAsked"] = earlier.isoformat()
+    site.log.write_state(name, json.dumps(record).encode())
 
 
 def _reset_stream(site: Site) -> None:
@@ -84,22 +110,13 @@ def _stray(site: Site) -> None:
 
 
 STORIES = {
-    "the login is refused": Story(
-        _quiet_for_days,
-        settings={"SALESFORCE_CLIENT_SECRET": "wrong"},
-        fires={
-            1: {"run-failed": {(FIRST,)}},
-            12: {"run-failed": {(FIRST,)}, "no-ok-run": {(FIRST,)}},
-            96: {"run-failed": {(FIRST,)}, "no-ok-run": {(FIRST,)}},
-        },
-    ),
     "a channel is refused": Story(
         lambda site: site.org.channel(CONTACT, refusal=REFUSAL),
         undo=lambda site: site.org.channel(CONTACT, refusal=""),
         fires={
             1: {},
             2: {"channel-degraded-twice": {(CONTACT,)}},
-            96: {"channel-degraded-twice": {(CONTACT,)}, "no-ok-run": {(FIRST,)}},
+            48: {"channel-degraded-twice": {(CONTACT,)}, "no-ok-run": {(FIRST,)}},
         },
     ),
     "events come two hours late": Story(
@@ -128,7 +145,33 @@ STORIES = {
         _reset_stream, seconds=2.0, fires={1: {"gap-opened": {(ACCOUNT, "2")}}},
     ),
     "a message has no replay id": Story(
-        _stray, is_long=True, fires={1: {"quarantine-used": {(ACCOUNT,)}}},
+        _stray, traffic=ACCOUNT, fires={1: {"quarantine-used": {(ACCOUNT,)}}},
+    ),
+    "records change behind a silent channel": Story(
+        _change_behind_silence,
+        traffic=CONTACT,
+        fires={
+            1: {"silent-channel": {(ACCOUNT,)}},
+            12: {
+                "silent-channel": {(ACCOUNT,)},
+                "channel-degraded-twice": {(ACCOUNT,)},
+                "no-ok-run": {(FIRST,)},
+            },
+        },
+    ),
+    "nine tenths of the allocation are used": Story(
+        _deliver_nearly_all,
+        undo=lambda site: site.org.knobs(daily_deliveries=0),
+        fires={1: {"allocation-nearly-used-up": {()}}},
+    ),
+    # this one moves the org's clock
+    "the login is refused": Story(
+        _quiet_for_days,
+        settings={"SALESFORCE_CLIENT_SECRET": "wrong"},
+        fires={
+            1: {"run-failed": {(FIRST,)}},
+            48: {"run-failed": {(FIRST,)}, "no-ok-run": {(FIRST,)}},
+        },
     ),
 }  # fmt: skip
 
@@ -137,8 +180,8 @@ def told(site: Site, story: Story) -> Transcript:
     """Let the story happen, and return what the run said."""
     story.happens(site)
     try:
-        if story.is_long:
-            return long_run(site, story.group, ACCOUNT)
+        if story.traffic:
+            return long_run(site, story.group, story.traffic)
         return run(site, story.group, seconds=story.seconds, **story.settings)
     finally:
         story.undo(site)

@@ -96,8 +96,8 @@ def test_the_healthy_day_is_not_quiet_for_want_of_events(said: Said) -> None:
 @pytest.mark.parametrize(("name", "runs"), [(name, runs) for name, story in STORIES.items() for runs in story.fires])
 def test_a_story_fires_its_alerts_once_and_no_other_and_they_end(said: Said, name: str, runs: int) -> None:
     story = STORIES[name]
-    series = {group: said.good(group, 2 * HOUR_OF_RUNS + runs + 3 * HOUR_OF_RUNS) for group in (FIRST, SECOND)}
-    series[story.group][2 * HOUR_OF_RUNS : 2 * HOUR_OF_RUNS + runs] = [said.stories[name]] * runs
+    series = {group: said.good(group, HOUR_OF_RUNS + runs + 3 * HOUR_OF_RUNS) for group in (FIRST, SECOND)}
+    series[story.group][HOUR_OF_RUNS : HOUR_OF_RUNS + runs] = [said.stories[name]] * runs
     end = MIDNIGHT + len(series[FIRST]) * PACE
     assert all_told(timeline(MIDNIGHT, *series.values()), end) == {
         rule: [*(("fired", each) for each in sorted(whom)), *(("resolved", each) for each in sorted(whom))]
