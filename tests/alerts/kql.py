@@ -60,16 +60,16 @@ class Table:
     """Rows and their columns; `is_sorted` is what `prev` needs."""
 
     columns: tuple[str, ...]
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     is_sorted: bool = False
 
 
-def evaluate(query: str, traces: Sequence[Row], now: datetime) -> list[dict[str, Any]]:
+def evaluate(query: str, traces: Sequence[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
     """Return the rows that the query gives over `traces` (timestamp, message) at `now`.
 
     Raises: KqlError.
     """
-    scope = _Scope(now, {"traces": Table(("timestamp", "message"), [dict(row) for row in traces])})
+    scope = _Scope(now, {"traces": Table(("timestamp", "message"), list(traces))})
     *statements, pipeline = parse(query).parts
     for statement in statements:
         [value] = statement.parts
@@ -77,7 +77,7 @@ def evaluate(query: str, traces: Sequence[Row], now: datetime) -> list[dict[str,
             scope.tables[statement.word] = scope.table(value)
         else:
             scope.constants[statement.word] = value
-    return scope.table(pipeline).rows
+    return list(scope.table(pipeline).rows)
 
 
 # --- text to nodes ----------------------------------------------------------------------------------------------------
@@ -397,6 +397,9 @@ class _Scope:
         if node.word not in _FUNCTIONS or len(arguments) != _FUNCTIONS[node.word][0]:
             raise KqlError(f"no function {node.word!r} of {len(arguments)} arguments")
         call = _FUNCTIONS[node.word][1]
+        if len(arguments) == 1:
+            [only] = arguments
+            return lambda row, before: call(only(row, before))
         return lambda row, before: call(*(argument(row, before) for argument in arguments))
 
 

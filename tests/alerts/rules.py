@@ -36,17 +36,19 @@ class Rule:
     window: timedelta
     body: dict[str, Any]
 
-    def found(self, traces: Sequence[kql.Row], now: datetime) -> list[dict[str, Any]]:
+    def found(self, traces: Sequence[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
         """Return the rows that the query gives at `now`; `traces` is in the order of time."""
         first = bisect_right(traces, now - self.window, key=lambda row: row["timestamp"])
         last = bisect_right(traces, now, key=lambda row: row["timestamp"])
         return kql.evaluate(self.query, traces[first:last], now)
 
-    def fires(self, traces: Sequence[kql.Row], now: datetime) -> set[Dimensions]:
+    def fires(self, traces: Sequence[dict[str, Any]], now: datetime) -> set[Dimensions]:
         """Return what it fires for at `now`."""
         return {tuple(row[name] for name in self.dimensions) for row in self.found(traces, now)}
 
-    def told(self, traces: Sequence[kql.Row], start: datetime, end: datetime) -> list[tuple[datetime, str, Dimensions]]:
+    def told(
+        self, traces: Sequence[dict[str, Any]], start: datetime, end: datetime
+    ) -> list[tuple[datetime, str, Dimensions]]:
         """Return what Azure tells from `start` to `end`: (when, "fired" or "resolved", for what)."""
         said, healthy = [], dict[Dimensions, int]()
         for now in moments(start, end, self.every):

@@ -28,6 +28,7 @@ class Story:
     seconds: float = 1.0
     settings: dict[str, str] = field(default_factory=dict)
     undo: Callable[[Site], object] = lambda site: None
+    is_alone: bool = False  # in an org that no other story has changed
     traffic: str = ""  # a long run, with events on this channel meanwhile
 
 
@@ -164,9 +165,9 @@ STORIES = {
         undo=lambda site: site.org.knobs(daily_deliveries=0),
         fires={1: {"allocation-nearly-used-up": {()}}},
     ),
-    # this one moves the org's clock
     "the login is refused": Story(
         _quiet_for_days,
+        is_alone=True,
         settings={"SALESFORCE_CLIENT_SECRET": "wrong"},
         fires={
             1: {"run-failed": {(FIRST,)}},

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 from cdc import app
 from cdc.settings import load_settings
@@ -20,7 +21,7 @@ CHANNELS = f"{ACCOUNT},{CONTACT};{ORDERS}"  # two groups: capture1, capture2
 FIRST, SECOND = "capture1", "capture2"
 RUN_LASTS, PACE = timedelta(seconds=265), timedelta(minutes=5)
 Transcript = tuple[tuple[float, str], ...]  # when in its run, from 0 to 1, and the line
-Trace = dict[str, object]
+Trace = dict[str, Any]  # timestamp, message
 
 
 class _Lines(logging.Handler):
@@ -75,4 +76,4 @@ def timeline(start: datetime, *series: Sequence[Transcript | None]) -> list[Trac
         for number, transcript in enumerate(runs)
         for trace in placed(transcript or (), start + number * PACE)
     ]
-    return sorted(traces, key=lambda trace: trace["timestamp"])  # type: ignore[arg-type, return-value]
+    return sorted(traces, key=lambda trace: trace["timestamp"])
