@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from cdc.errors import RequestLost
 from cdc.landing import Landed
 from cdc.layout import HOURS_KEPT, Generation, RunRecord
 from cdc.report import ChannelReport, Lags, RunReport
-from cdc.signals import bound, event_json, format_event, log_event, log_json
+from cdc.signals import bound, event_json, format_event, from_one_thread, log_event, log_json
 from tests.harness import ACCOUNT, CONTACT, Recorder
 
 pytestmark = pytest.mark.pure
@@ -104,6 +105,26 @@ def test_what_all_events_of_a_run_have_in_common_is_bound_once_and_stands_first(
     ]
 
 
+def test_what_other_threads_say_waits_for_the_one_thread_whose_lines_azure_keeps() -> None:
+    threads, said = [], Recorder()
+
+    def emit(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
+        threads.append(threading.get_ident())
+        said(name, level=level, **fields)
+
+    hearing = from_one_thread(emit)
+    hearing("run.started")
+    for number in (1, 2):
+        other = threading.Thread(target=lambda number=number: hearing("quarantine.kept", level=40, bytes=number))
+        other.start()
+        other.join()
+    assert [name for name, _ in said.events] == ["run.started"]
+    hearing("run.finished")
+    assert [name for name, _ in said.events] == ["run.started", "quarantine.kept", "quarantine.kept", "run.finished"]
+    assert [fields.get("bytes") for _, fields in said.events] == [None, 1, 2, None]
+    assert set(threads) == {threading.get_ident()}
+
+
 # --- lag --------------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +193,17 @@ def test_a_quiet_channel_has_all_of_its_retention_left_and_a_silent_one_what_its
     channel.silent_since, channel.needs_attention = ago(hours=10), True
     [(outcome, fields)] = report.channel_signals(NOW)
     assert (outcome, fields["retention_left_h"], fields["silent_s"]) == ("degraded", 62.0, 36_000.0)
+
+
+def test_a_run_that_cannot_poll_knows_how_far_the_runs_before_it_captured_a_quiet_channel() -> None:
+    report = report_of(ACCOUNT, CONTACT)
+    for name, polled in ((ACCOUNT, None), (CONTACT, ago(minutes=1))):
+        channel = report.channels[name]
+        channel.position = Position(last_time=ago(hours=80), segment_written=ago(hours=80), generation=generation(NOW))
+        channel.polled = polled
+    report.recall_polls({ACCOUNT: ago(minutes=6), CONTACT: ago(minutes=6)})
+    left = {fields["channel"]: fields["retention_left_h"] for _, fields in report.channel_signals(NOW)}
+    assert left == {ACCOUNT: 71.9, CONTACT: 71.98}
 
 
 # --- outcomes, the record ---------------------------------------------------------------------------------------------

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cdc import app
-from cdc.settings import load_settings
-from cdc.signals import LOGGER, from_one_thread, log_json
+from cdc.signals import LOGGER
 from tests.harness import ACCOUNT, CONTACT, Site, slowness
 
+ROOT = Path(__file__).parent.parent.parent
 ORDERS = "/event/Order_Placed__e"
 CHANNELS = f"{ACCOUNT},{CONTACT};{ORDERS}"  # two groups: capture1, capture2
 FIRST, SECOND = "capture1", "capture2"
@@ -50,11 +54,12 @@ def listening() -> Iterator[list[tuple[float, str]]]:
 
 def run(site: Site, group: str = FIRST, *, seconds: float = 1.0, **more: str) -> Transcript:
     """Run the app once as the timer does, and return what it said."""
-    settings = load_settings(site.environment(**{"CDC_CHANNELS": CHANNELS, **more}))
-    with listening() as lines:
-        app.capture(
-            settings, app.group_named(settings, group), seconds=seconds * slowness(), emit=from_one_thread(log_json)
-        )
+    settings = site.environment(**{"CDC_CHANNELS": CHANNELS, **more})
+    settings["CDC_RUN_SECONDS"] = str(math.ceil(seconds * slowness()))
+    with listening() as lines, pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        app.run_timer(group, ROOT)
     begin, end = lines[0][0], lines[-1][0]
     return tuple(((moment - begin) / max(end - begin, 0.001), line) for moment, line in lines)
 
