@@ -49,7 +49,7 @@ var rules = [
     name: 'run-failed'
     title: 'Run failed'
     severity: 1
-    description: 'A run failed: a channel needs somebody, or nothing was captured. First: read its message, which ends with the next step.'
+    description: 'A run failed: a channel needs somebody, or nothing was captured. First: python -m cdc status shows its message.'
     query: loadTextContent('queries/run-failed.kql')
     dimensions: ['Group']
     every: 'PT5M'
