@@ -137,7 +137,8 @@ var rules = [
   }
 ]
 
-// An alert is told once, when it fires, and once more when it is over: three evaluations that find nothing. So none is muted.
+// An alert is told once, when it fires, and once more when it is over, after two or three evaluations that find nothing.
+// In between it is quiet, so none is muted (Azure Monitor, "Stateful alerts").
 resource alerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for rule in rules: {
   name: 'alert-cdc-${rule.name}-${environmentName}'
   location: location

@@ -16,9 +16,7 @@ from tests.infra import bicep
 from tests.infra.agreement import GIVEN
 
 ROOT = Path(__file__).parent.parent.parent
-RESOLVES_AFTER = (
-    3  # evaluations in a row that find nothing (Azure Monitor, "Stateful log search alerts", 5 to 15 minutes)
-)
+RESOLVES_AFTER = 3  # evaluations in a row that find nothing; Azure Monitor, "Stateful alerts": 5 to 15 minutes
 Dimensions = tuple[str, ...]
 
 
