@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import threading
 import time
@@ -55,7 +54,7 @@ def listening() -> Iterator[list[tuple[float, str]]]:
 def run(site: Site, group: str = FIRST, *, seconds: float = 1.0, **more: str) -> Transcript:
     """Run the app once as the timer does, and return what it said."""
     settings = site.environment(**{"CDC_CHANNELS": CHANNELS, **more})
-    settings["CDC_RUN_SECONDS"] = str(math.ceil(seconds * slowness()))
+    settings["CDC_RUN_SECONDS"] = str(round(seconds * slowness()))
     with listening() as lines, pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
