@@ -32,7 +32,7 @@ from cdc.settings import (
     timer_groups,
     timer_schedule,
 )
-from cdc.signals import Emit, bound, log_event, log_json
+from cdc.signals import Emit, bound, from_one_thread, log_event, log_json
 from cdc.store import BlobService, Container, Patience, open_service
 from cdc.waiting import Clock
 
@@ -134,7 +134,7 @@ def run_timer(group_name: str, root: Path) -> RunReport:
     """
     settings = load_settings()
     check_function_timeout(settings, root / "host.json")
-    return capture(settings, group_named(settings, group_name), emit=log_json)
+    return capture(settings, group_named(settings, group_name), emit=from_one_thread(log_json))
 
 
 def check(root: Path) -> Iterator[preflight.Finding]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from datetime import datetime
+from queue import SimpleQueue
 from typing import Protocol
 
 LOGGER = logging.getLogger("cdc")
@@ -29,6 +31,24 @@ def bound(emit: Emit, /, **bindings: object) -> Emit:
         emit(name, level=level, **(bindings | fields))
 
     return emit_bound
+
+
+def from_one_thread(emit: Emit) -> Emit:
+    """Return an `emit` that passes everything on in the thread that called this; other threads' events wait for it.
+
+    The Functions host drops what other threads log: it takes a line only with the invocation id, which the worker keeps
+    per thread (azure-functions-python-worker, issues 1358 and 1860). That thread's next event brings them along.
+    """
+    owner, waiting = threading.get_ident(), SimpleQueue[tuple[str, int, dict[str, object]]]()
+
+    def emit_here(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
+        waiting.put((name, level, fields))
+        if threading.get_ident() == owner:
+            for _ in range(waiting.qsize()):
+                name, level, fields = waiting.get()
+                emit(name, level=level, **fields)
+
+    return emit_here
 
 
 def log_event(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:

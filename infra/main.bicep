@@ -118,8 +118,22 @@ param operatorPrincipalId string = ''
 @allowed(['User', 'Group', 'ServicePrincipal'])
 param operatorPrincipalType string = 'User'
 
-@description('Address that the action group mails.')
+@description('Address that the action group mails. Empty: alerts are only seen in the portal, and nobody is woken.')
 param alertEmail string = ''
+
+@description('The alert rules are evaluated. Off while nothing is to be captured.')
+param areAlertsEnabled bool = true
+
+@description('Minutes without an ok run until a channel group is missed; three times the pause between starts, at least.')
+@allowed([15, 30, 45, 60, 120, 180, 360])
+param alertWithoutOkRunMinutes int = 15
+
+@description('Seconds from commit to landed, the median of a run, above which lag is an alert.')
+@minValue(1)
+param alertLagSeconds int = 900
+
+@description('Where your people find docs/operations.md, like its URL; each alert names its section there.')
+param operationsPage string = 'docs/operations.md'
 
 @description('Days for which logs are kept.')
 @minValue(30)
@@ -158,10 +172,27 @@ module monitoring 'app/monitoring.bicep' = {
     workspaceName: 'log-cdc-${environmentName}'
     componentName: 'appi-cdc-${environmentName}'
     actionGroupName: 'ag-cdc-${environmentName}'
+    workbookTitle: 'Change events (cdc ${environmentName})'
     location: location
     tags: tags
     retentionDays: logRetentionDays
     alertEmail: alertEmail
+  }
+}
+
+module alerts 'app/alerts.bicep' = {
+  name: 'alerts'
+  params: {
+    environmentName: environmentName
+    location: location
+    tags: tags
+    componentId: monitoring.outputs.componentId
+    actionGroupId: monitoring.outputs.actionGroupId
+    channels: channels
+    withoutOkRunMinutes: alertWithoutOkRunMinutes
+    lagBoundSeconds: alertLagSeconds
+    operationsPage: operationsPage
+    isEnabled: areAlertsEnabled
   }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from cdc.errors import RequestLost
 from cdc.landing import Landed
 from cdc.layout import HOURS_KEPT, Generation, RunRecord
 from cdc.report import ChannelReport, Lags, RunReport
-from cdc.signals import bound, event_json, format_event, log_event, log_json
+from cdc.signals import bound, event_json, format_event, from_one_thread, log_event, log_json
 from tests.harness import ACCOUNT, CONTACT, Recorder
 
 pytestmark = pytest.mark.pure
@@ -102,6 +103,26 @@ def test_what_all_events_of_a_run_have_in_common_is_bound_once_and_stands_first(
     assert [(name, list(fields.items())) for name, fields in said.events] == [
         ("channel.landed", [("run_id", "run-1"), ("group", "capture1"), ("channel", ACCOUNT)])
     ]
+
+
+def test_what_other_threads_say_waits_for_the_one_thread_whose_lines_azure_keeps() -> None:
+    threads, said = [], Recorder()
+
+    def emit(name: str, /, *, level: int = logging.INFO, **fields: object) -> None:
+        threads.append(threading.get_ident())
+        said(name, level=level, **fields)
+
+    hearing = from_one_thread(emit)
+    hearing("run.started")
+    for number in (1, 2):
+        other = threading.Thread(target=lambda number=number: hearing("quarantine.kept", level=40, bytes=number))
+        other.start()
+        other.join()
+    assert [name for name, _ in said.events] == ["run.started"]
+    hearing("run.finished")
+    assert [name for name, _ in said.events] == ["run.started", "quarantine.kept", "quarantine.kept", "run.finished"]
+    assert [fields.get("bytes") for _, fields in said.events] == [None, 1, 2, None]
+    assert set(threads) == {threading.get_ident()}
 
 
 # --- lag --------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,12 @@
-// Where logs go, and who is told: the workspace, the Application Insights component, the action group.
+// Where logs go, who is told, and what is seen: workspace, Application Insights, action group, workbook.
 
 param workspaceName string
 param componentName string
 param actionGroupName string
+
+@description('Name that the workbook shows.')
+param workbookTitle string
+
 param location string
 param tags object
 
@@ -49,6 +53,20 @@ resource actionGroup 'Microsoft.Insights/actionGroups@2023-01-01' = {
     enabled: true
     groupShortName: 'cdc'
     emailReceivers: empty(alertEmail) ? [] : [{ name: 'operator', emailAddress: alertEmail, useCommonAlertSchema: true }]
+  }
+}
+
+// The same events as pictures; its queries are in workbook.json.
+resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
+  name: guid(component.id, 'workbook')
+  location: location
+  tags: tags
+  kind: 'shared'
+  properties: {
+    displayName: workbookTitle
+    category: 'workbook'
+    sourceId: component.id
+    serializedData: loadTextContent('workbook.json')
   }
 }
 

@@ -6,10 +6,13 @@ It knows no types and no Azure: `BICEP_CHECK` (see test_bicep.py) or the Bicep c
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+import re
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from operator import eq, gt, ne
+from operator import add, eq, gt, ne
+from pathlib import Path
 from typing import Any
 
 import tree_sitter_bicep
@@ -58,6 +61,12 @@ class Rendered:
         for module, rendered in self.modules.items():
             found |= {f"{module}.{name}": each for name, each in rendered.everywhere(kind).items()}
         return {name: each for name, each in found.items() if not each.is_existing}
+
+
+def texts_of(root: Path) -> dict[str, str]:
+    """Return the text of every file below infra/ that a deployment reads, by its path from `root`."""
+    paths = sorted(path for path in root.glob("infra/**/*.*") if path.suffix in (".bicep", ".json", ".kql"))
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 @cache
@@ -127,40 +136,44 @@ def identifiers_in(text: str) -> set[str]:
 
 
 def render(files: Mapping[str, str], path: str, given: Mapping[str, Any]) -> Rendered:
-    """Return what `path` creates with these parameters; `files` has the text of every Bicep file by its path."""
+    """Return what `path` creates with these parameters; `files` has the text of every file by its path."""
     rendered = Rendered(path, dict(given))
+
+    def beside(name: str) -> str:
+        return posixpath.normpath(posixpath.join(posixpath.dirname(path), name))
+
+    names = ChainMap(rendered.values, {"loadTextContent": lambda name: files[beside(name)]})
     for node in parsed(files[path]).named_children:
         if node.type == "parameter_declaration":
             name, _, *default = node.named_children
-            value = _value(default[0], rendered.values) if default else Unknown(text_of(name))
+            value = _value(default[0], names) if default else Unknown(text_of(name))
             rendered.values.setdefault(text_of(name), value)
         elif node.type == "variable_declaration":
             name, expression = node.named_children[:2]
-            rendered.values[text_of(name)] = _value(expression, rendered.values)
+            rendered.values[text_of(name)] = _value(expression, names)
     for node in parsed(files[path]).named_children:
         if node.type == "resource_declaration":
-            _add_resource(rendered, node, "")
+            _add_resource(rendered, node, names, "")
         elif node.type == "module_declaration":
             name, source = node.named_children[:2]
-            _, body = _condition_and_body(node, rendered.values)
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), _value(source, {})))
-            rendered.modules[text_of(name)] = render(files, target, body.get("params", {}))
+            _, body = _condition_and_body(node, names)
+            rendered.modules[text_of(name)] = render(files, beside(_value(source, {})), body.get("params", {}))
     return rendered
 
 
-def _add_resource(rendered: Rendered, node: Node, parent: str) -> None:
+def _add_resource(rendered: Rendered, node: Node, names: Mapping[str, Any], parent: str) -> None:
     name, kind = text_of(node.named_children[0]), _value(node.named_children[1], {})
     if parent:
         of_parent, _, version = parent.partition("@")
         kind = f"{of_parent}/{kind.partition('@')[0]}@{kind.partition('@')[2] or version}"
     is_existing = any(text_of(child) == "existing" for child in node.children)
-    condition, body = _condition_and_body(node, rendered.values)
+    condition, body = _condition_and_body(node, names)
     rendered.resources[name] = Resource(kind, is_existing, condition, body)
     for child in node.named_children:
         for inner in child.named_children if child.type == "object" else ():
             for nested in inner.named_children:
                 if nested.type == "resource_declaration":
-                    _add_resource(rendered, nested, kind)
+                    _add_resource(rendered, nested, names, kind)
 
 
 def _condition_and_body(node: Node, names: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -206,16 +219,25 @@ def _value(node: Node, names: Mapping[str, Any]) -> Any:
             return _looped(children, names)
         case "call_expression":
             return _called(node, children, names)
+        case "lambda_expression":
+            parameter, body = children
+            return lambda item: _value(body, {**names, text_of(parameter): item})
     return Unknown(text_of(node))
 
 
 def _string(node: Node, names: Mapping[str, Any]) -> str:
-    parts = [
-        _value(child, names) if child.type == "interpolation" else text_of(child).replace("\\'", "'")
-        for child in node.named_children
-    ]
+    parts: list[Any] = []
+    for child in node.named_children:
+        if child.type == "interpolation":  # the grammar gives it the white space before it
+            parts += [text_of(child).partition("${")[0], _value(child, names)]
+        else:
+            parts.append(_unescaped(text_of(child)))
     kind = Unknown if any(isinstance(part, Unknown) for part in parts) else str
     return kind("".join(str(part) for part in parts))
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], found[1]), text)
 
 
 def _properties(children: list[Node], names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -229,7 +251,7 @@ def _compared(node: Node, left: Any, right: Any) -> Any:
     operator = text_of(node.children[1])
     if isinstance(left, Unknown) or isinstance(right, Unknown):
         return Unknown(text_of(node))
-    return {"==": eq, "!=": ne, ">": gt}[operator](left, right)
+    return {"==": eq, "!=": ne, ">": gt, "+": add}[operator](left, right)
 
 
 def _looped(children: list[Node], names: Mapping[str, Any]) -> Any:
@@ -245,13 +267,26 @@ def _called(node: Node, children: list[Node], names: Mapping[str, Any]) -> Any:
     arguments = [
         _value(each, names) for child in children if child.type == "arguments" for each in child.named_children
     ]
-    match name:
-        case "union":
-            return {key: value for argument in arguments for key, value in argument.items()}
-        case "empty":
-            return not arguments[0]
-        case "string":
-            return str(arguments[0])
-        case "subscriptionResourceId":
-            return "/".join(arguments)
-    return Unknown(text_of(node))
+    if name == "empty":
+        return not arguments[0]
+    function = names["loadTextContent"] if name == "loadTextContent" else _FUNCTIONS.get(name)
+    is_unknown = any(isinstance(argument, Unknown) for argument in arguments)
+    return Unknown(text_of(node)) if function is None or is_unknown else function(*arguments)
+
+
+def _split(text: str, marks: str | list[str]) -> list[str]:
+    return re.split("|".join(map(re.escape, [marks] if isinstance(marks, str) else marks)), text)
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "union": lambda *objects: {key: value for each in objects for key, value in each.items()},
+    "string": str,
+    "subscriptionResourceId": lambda *parts: "/".join(parts),
+    "length": len,
+    "range": lambda start, count: list(range(start, start + count)),
+    "filter": lambda items, keeps: [item for item in items if keeps(item)],
+    "map": lambda items, becomes: [becomes(item) for item in items],
+    "join": lambda items, mark: mark.join(items),
+    "split": _split,
+    "trim": str.strip,
+}

@@ -12,6 +12,7 @@ import pytest
 
 from cdc import settings
 from cdc.settings import SETTINGS, Setting
+from tests.infra import bicep
 from tests.infra.agreement import Both, disagreements
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,12 +31,11 @@ ON_EVENTS = "scope: dataAccount::blobs::events\n  name: guid(dataAccount::blobs:
 
 def both_sides() -> Both:
     """Return infra/ and the code as they are."""
-    paths = [*ROOT.glob("infra/**/*.bicep"), ROOT / PARAMETERS, ROOT / "azure.yaml"]
     first, last = re.findall(
         r"3\.(\d+)", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     )
     return Both(
-        texts={path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths},
+        texts={**bicep.texts_of(ROOT), "azure.yaml": (ROOT / "azure.yaml").read_text(encoding="utf-8")},
         code=SETTINGS,
         grace_s=settings.GRACE_SECONDS,
         host_json=json.loads((ROOT / "host.json").read_text(encoding="utf-8")),

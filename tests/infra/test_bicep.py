@@ -14,10 +14,8 @@ import pytest
 from tests.infra import bicep
 
 ROOT = Path(__file__).parent.parent.parent
-FILES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted(ROOT.glob("infra/**/*.bicep"))
-}
+TEXTS = bicep.texts_of(ROOT)
+FILES = {path: text for path, text in TEXTS.items() if path.endswith(".bicep")}
 CHECKOV = ROOT / ".venv-checkov/bin/checkov"
 CHECKER = os.environ.get("BICEP_CHECK", "")
 
@@ -40,7 +38,7 @@ def test_modules_are_files_of_this_folder_and_get_the_parameters_that_they_ask_f
     main = FILES["infra/main.bicep"]
     sources = dict(re.findall(r"^module (\w+) '([^']+)'", main, re.MULTILINE))
     assert {f"infra/{source}" for source in sources.values()} == set(FILES) - {"infra/main.bicep"}
-    for name, rendered in bicep.render(FILES, "infra/main.bicep", {}).modules.items():
+    for name, rendered in bicep.render(TEXTS, "infra/main.bicep", {}).modules.items():
         wanted = bicep.parameters_of(FILES[f"infra/{sources[name]}"])
         given = set(
             re.findall(r"^    (\w+): ", main.partition(f"module {name} ")[2].partition("\n}\n")[0], re.MULTILINE)

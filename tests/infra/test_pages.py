@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import typer
@@ -11,13 +12,14 @@ import typer
 from cdc import cli
 from cdc.salesforce import _LOGIN_HINTS
 from cdc.settings import SETTINGS
+from tests.alerts.rules import rules
 from tests.infra import bicep
 from tests.infra.agreement import APP_ROLES
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 SALESFORCE = (ROOT / "docs/salesforce-setup.md").read_text(encoding="utf-8")
-FILES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("infra/**/*.bicep")}
+FILES = bicep.texts_of(ROOT)
 BUSY_S, RUNS, FREE_GBS, PRICE = 265, 8_640, 100_000, 0.000026
 
 
@@ -67,10 +69,20 @@ def test_the_bill_adds_up() -> None:
     assert f"from about {rows[0][2]} a month" in readme
 
 
+def test_the_bill_of_the_alerts_adds_up() -> None:
+    every = [rule.every // timedelta(minutes=1) for rule in rules().values()]
+    cheap, dear = every.count(15), every.count(5)
+    [row] = [line.split("|")[1:-1] for line in DEPLOY.splitlines() if line.startswith("| alerts |")]
+    assert f"{dear} rules asked every 5 minutes at $1.50, {cheap} rules asked every 15 minutes at $0.50" in row[1]
+    assert row[2].strip() == f"${dear * 1.5 + cheap * 0.5:.2f}"
+    assert len(every) == dear + cheap
+
+
 def test_the_files_are_listed() -> None:
     readme = (ROOT / "infra/README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([^`]+)` \|", readme, re.MULTILINE))
-    assert listed == {path.relative_to(ROOT / "infra").as_posix() for path in ROOT.glob("infra/**/*.*")} - {"README.md"}
+    there = {path.relative_to(ROOT / "infra").as_posix() for path in ROOT.glob("infra/**/*.*")} - {"README.md"}
+    assert listed == {re.sub(r"[\w-]+\.kql$", "*.kql", name) for name in there}
 
 
 def test_outputs_commands_and_resources_that_the_pages_name_exist() -> None:
