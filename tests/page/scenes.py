@@ -120,6 +120,7 @@ def troubled(count: int = 20) -> Overview:
     states[first[2]] = channel(first[2], timedelta(hours=26), polled=None)  # 46 h left
     states[first[3]] = channel(first[3], timedelta(hours=22), polled=None)  # 50 h left
     states[first[4]] = channel(first[4], gaps=(gap(first[4]), gap(first[4], 3, "outage", is_bounded=False)))
+    states[second[0]] = channel(second[0], timedelta(hours=3), silent_since=ago(hours=3))
     states[second[2]] = ChannelState(
         second[2], error=CdcError("reading blob: access denied (403)", hint="give the app's identity its role")
     )
