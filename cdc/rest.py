@@ -19,6 +19,7 @@ from cdc.exchange import HttpSession, connection_cause, host_of
 from cdc.salesforce import Token
 
 MAX_REST_ANSWER_BYTES = 64 * 1024 * 1024  # 600,000 ids, the most that getUpdated lists, have 13 MB
+_NO_ALLOCATION = 10**12  # events a day: more than that is no number that Salesforce means
 MAX_REST_DAYS = 30  # getUpdated and getDeleted look back no further (REST API guide, "Get Updated")
 
 
@@ -99,7 +100,10 @@ class Rest:
         """
         with _rest_exceptions(self._host, "its limits", hint=_LIMITS_HINT):
             limit = self._salesforce.limits()["DailyDeliveredPlatformEvents"]
-            return int(limit["Max"]), int(limit["Remaining"])
+            maximum, remaining = int(limit["Max"]), int(limit["Remaining"])
+            if not 0 <= maximum < _NO_ALLOCATION or abs(remaining) >= _NO_ALLOCATION:
+                raise ValueError(maximum)
+            return maximum, remaining
 
     def _channel_members(self, channel: str, name: str, *, has_filters: bool = False) -> list[str]:
         fields = "SelectedEntity, FilterExpression" if has_filters else "SelectedEntity"

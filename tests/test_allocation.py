@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from cdc import rest
 from cdc.allocation import AllocationWatch, forecast_percent, used_percent
 from cdc.errors import RestDenied, RestFailed
 from cdc.layout import Reading, RunRecord
@@ -54,6 +56,28 @@ def test_less_than_an_hour_is_no_trend() -> None:
 def test_what_is_used_is_a_share_of_the_allocation_and_may_exceed_it() -> None:
     assert [used_percent(reading(0, used)) for used in (0, 25_000, 60_000)] == [0.0, 50.0, 120.0]
     assert used_percent(reading(0, 0, 0)) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [],
+        {"DailyDeliveredPlatformEvents": None},
+        {"DailyDeliveredPlatformEvents": {"Max": 5}},
+        {"DailyDeliveredPlatformEvents": {"Max": -1, "Remaining": 0}},
+        {"DailyDeliveredPlatformEvents": {"Max": 10**30, "Remaining": 0}},
+        {"DailyDeliveredPlatformEvents": {"Max": 5, "Remaining": -(10**30)}},
+        {"DailyDeliveredPlatformEvents": {"Max": "many", "Remaining": 0}},
+    ],
+)
+def test_an_answer_that_is_no_allocation_is_one_that_cannot_be_read(answer: object) -> None:
+    asking = object.__new__(rest.Rest)
+    asking._host = "acme.my.salesforce.com"
+    asking._salesforce = cast(Any, SimpleNamespace(limits=lambda: answer))
+    with pytest.raises(RestDenied) as caught:
+        asking.delivery_allocation()
+    assert str(caught.value).startswith("asking acme.my.salesforce.com for its limits: ")
 
 
 class Org:

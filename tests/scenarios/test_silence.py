@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -134,6 +135,20 @@ def test_a_channel_of_many_entities_is_asked_about_each_and_not_about_those_behi
     site.org.advance_clock(16 * MINUTES)
     site.capture(EVERYTHING, SALES, seconds=RUN_S)
     assert "each of its members has a filter" in str(told(site, "silence.unknown")[0]["error"])
+
+
+def test_a_run_that_fails_does_not_age_a_quiet_channel(site: Site) -> None:
+    """Its last event is an hour old, and a clean poll long after it was landed has found nothing more."""
+    settle(site, ACCOUNT)
+    record = site.log.state("runs/")["runs/capture1.json"]
+    polled = datetime.fromisoformat(record["cleanPolls"][ACCOUNT]) + timedelta(minutes=3)
+    record["cleanPolls"][ACCOUNT] = polled.isoformat()
+    site.log.write_state("runs/capture1.json", json.dumps(record).encode())
+    site.org.fault("token", "status", status=503, times=-1)
+    assert site.capture(ACCOUNT, seconds=RUN_S).outcome == "failed"
+    [finished] = told(site, "channel.finished")
+    assert float(str(finished["retention_left_h"])) >= 72
+    assert 3_500 < float(str(finished["position_age_s"])) < 4_200
 
 
 def test_the_check_can_be_switched_off(site: Site) -> None:
