@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -25,6 +25,7 @@ SERVER_TIMEOUT_MS = 110_000  # how long Salesforce holds a connect ("Clients and
 _LONGEST_MS = 24 * 3600 * 1000
 MAX_STRAYS = MAX_REPLIES = 1_000  # of one answer; deliveries are bounded by its bytes alone
 _LONGEST_REPLY_BYTES = 1024 * 1024  # the longest known has some hundred
+_LONGEST_NAMELESS_BYTES = 4096  # without a channel only what looks like those is taken for a reply
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,14 @@ class Messages:
     strays: tuple[events.Stray, ...]
 
     def reply_to(self, channel: str, message_id: str) -> Reply | None:
-        """Return the reply to our request, None where the answer holds none (another id is another's reply)."""
-        for reply in self.replies:
-            if reply.channel == channel and reply.id in (message_id, None):
-                return reply
+        """Return the reply to our request, None where the answer holds none (another id is another's reply).
+
+        One request is outstanding at a time, so a failure that names no channel answers it.
+        """
+        for named in (channel, ""):
+            for reply in self.replies:
+                if reply.channel == named and reply.id in (message_id, None):
+                    return replace(reply, channel=channel)
         return None
 
     @property
@@ -159,6 +164,10 @@ def read_answer(body: bytes) -> Messages:
         if type(message) is events.Delivery:
             deliveries.append(message)
         elif isinstance(message, events.Stray):
+            failure = _nameless_failure(message)
+            if failure is not None:
+                replies = [*replies[: MAX_REPLIES - 1], failure]
+                continue
             stray_count += 1
             if stray_count <= MAX_STRAYS:
                 strays.append(message)
@@ -182,6 +191,18 @@ def _read_reply(raw: wire.Raw) -> Reply:
         reason=_text(_dict(ext.get("sfdc")).get("failureReason")),
         advice=read_advice(fields["advice"]) if isinstance(fields.get("advice"), dict) else None,
     )
+
+
+def _nameless_failure(stray: events.Stray) -> Reply | None:
+    """Return the failed reply that a message without a channel is ("Handling Streaming API Errors", 403), or None."""
+    if stray.channel is not None or len(stray.raw) > _LONGEST_NAMELESS_BYTES or b'"successful"' not in stray.raw:
+        return None
+    try:
+        fields = _dict(json.loads(stray.raw))
+    except (ValueError, RecursionError):
+        return None
+    is_failure = fields.get("successful") is False and isinstance(fields.get("error"), str)
+    return _read_reply(stray.raw) if is_failure and not fields.keys() & {"channel", "data"} else None
 
 
 def _object(raw: wire.Raw) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class HttpSession(requests.Session):
         self.auth = _Bearer(access_token)
         self._max_bytes = max_bytes
         self._is_plain = loopback and urlsplit(url).scheme == "http"
-        self.trust_env = not loopback  # proxies of the environment are honoured, but not for loopback
+        self._no_proxies = {"no_proxy": urlsplit(url).hostname or ""} if loopback else {}
         self._adapter = _LoopbackAdapter() if self._is_plain else _Adapter()
         self.mount("https://", self._adapter)
         self.mount("http://", self._adapter)
@@ -146,6 +146,8 @@ class HttpSession(requests.Session):
         Raises: requests.Timeout when `timeout` seconds are over, _TooLarge, and what requests raises.
         """
         timeout: float = kwargs.get("timeout", REQUEST_TIMEOUT_S)
+        # The environment's certificates and proxies are honoured; for loopback hosts its proxies are not.
+        kwargs["proxies"] = self._no_proxies
         kwargs |= {"allow_redirects": False, "stream": True, "timeout": (min(CONNECT_TIMEOUT_S, timeout), timeout)}
         with _Limit(timeout) as limit:
             self._adapter.limit = limit

@@ -44,13 +44,14 @@ class Finding:
 def silent_from(channel: str, position: Position, now: datetime) -> datetime | None:
     """Return the time from which on a changed record must have made an event that was to be delivered.
 
+    What changed before a later generation began is told by its gap record, or is what an operator's order passes over.
     None where nobody can tell: a platform event leaves no record, and a channel that never started has no such time.
     """
     generation = position.generation
     if generation is None or not channel.startswith("/data/"):
         return None
     times = [position.last_time or generation.t0, now - kept_for(channel)]
-    times += [generation.t0] if generation.start == TIP else []
+    times += [generation.t0] if generation.start == TIP or generation.number > 1 else []
     times += [position.quiet_to] if position.quiet_to else []
     return max(times)
 

@@ -132,6 +132,36 @@ def test_a_reply_is_ours_by_its_channel_and_id(fields: dict[str, Any], is_ours: 
     assert (found.reply_to("/meta/connect", "7") is not None) == is_ours
 
 
+@pytest.mark.parametrize("channel", [bayeux.CONNECT, bayeux.SUBSCRIBE, bayeux.HANDSHAKE])
+def test_a_failure_that_names_no_channel_answers_the_request_that_is_outstanding(channel: str) -> None:
+    """As "Handling Streaming API Errors" shows it: nothing but error, advice and successful."""
+    body = answer(
+        {"error": "403::Unknown client", "successful": False, "advice": {"interval": 0, "reconnect": "handshake"}},
+        EVENT,
+    )
+    found = bayeux.read_answer(body)
+    assert (len(found.deliveries), found.strays) == (1, ())
+    reply = found.reply_to(channel, "7")
+    assert reply is not None
+    assert (reply.channel, reply.error, reply.successful) == (channel, "403::Unknown client", False)
+    assert bayeux.cause_of(reply) is Cause.SESSION
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"successful": True, "error": "x"},
+        {"successful": False},
+        {"successful": False, "error": "x", "data": {}},
+        {"successful": "false", "error": "x"},
+        {"successful": False, "error": "x" * 5000},
+    ],
+)
+def test_any_other_message_without_a_channel_is_a_stray(message: dict[str, Any]) -> None:
+    found = bayeux.read_answer(answer(message))
+    assert (found.replies, len(found.strays)) == ((), 1)
+
+
 def test_the_reply_among_others_is_found() -> None:
     found = read_answer(
         answer({"channel": "/meta/connect", "id": "6"}, {"channel": "/meta/connect", "id": "7", "error": "x"})

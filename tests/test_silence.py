@@ -110,9 +110,9 @@ class Run:
         return self.report.outcome
 
 
-def generation(t0: datetime, start: str = "-2") -> Generation:
+def generation(t0: datetime, start: str = "-2", number: int = 1) -> Generation:
     return Generation(
-        channel=ACCOUNT, org_id="00D", run_id="run", number=1, cause="first-start", start=start, t0=t0,
+        channel=ACCOUNT, org_id="00D", run_id="run", number=number, cause="first-start", start=start, t0=t0,
         after_segment=0, partition=date(2026, 11, 26), user_id="005",
     )  # fmt: skip
 
@@ -137,6 +137,7 @@ def record(**channel: Any) -> RunRecord:
         (ACCOUNT, Position(generation=generation(NOON - 9 * HOUR), last_time=NOON - HOUR), NOON - HOUR),
         (ACCOUNT, Position(generation=generation(NOON - HOUR, "-1"), last_time=NOON - 9 * HOUR), NOON - HOUR),
         (ACCOUNT, Position(generation=generation(NOON - HOUR, "-2"), last_time=NOON - 9 * HOUR), NOON - 9 * HOUR),
+        (ACCOUNT, Position(generation=generation(NOON - HOUR, number=2), last_time=NOON - 9 * HOUR), NOON - HOUR),
         (ACCOUNT, Position(generation=generation(NOON), last_time=NOON - 99 * HOUR), NOON - 72 * HOUR),
         (
             ACCOUNT,

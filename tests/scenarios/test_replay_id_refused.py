@@ -234,6 +234,15 @@ def test_an_unproven_gap_on_a_channel_that_stays_silent_is_not_opened_again(site
     assert len(gaps(site)) == 1
 
 
+def test_what_an_unproven_gap_has_told_is_no_news_to_the_check_of_silence(site: Site) -> None:
+    """A record changed without an event: the gap says so once, and the channel is then as quiet as its org."""
+    silent_for(site, 80)
+    site.org.change_record("Account", "update", age_s=40 * HOUR)
+    outcomes = [site.capture(ACCOUNT, seconds=2).outcome for _ in range(3)]
+    assert outcomes == ["degraded", "ok", "ok"]
+    assert [gap["cause"] for gap in gaps(site).values()] == ["unproven"]
+
+
 def questions(site: Site) -> dict[str, int]:
     """What the org was asked through REST about records; its limits are read beside."""
     asked: dict[str, int] = site.org.stats()["rest"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,7 @@ def test_netrc_adds_and_replaces_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(exchange, "is_loopback", lambda url: False)  # as for any host of the world
     with serving(sending(http(b"[]"))) as server:
         Streaming(Token(TOKEN, server.url, "", ""), "66.0").post(b"[]", "connect", timeout_s=5)
-        with pytest.raises(LoginRefused):
+        with pytest.raises(RequestLost):
             fetch_token(Credentials(server.url, "id", "the-client-secret"))
     with_token, without = (request.partition(b"\r\n\r\n")[0] for request in server.requests)
     assert f"Authorization: Bearer {TOKEN}".encode() in with_token
@@ -183,12 +184,12 @@ def test_netrc_adds_and_replaces_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's context with a certificate that nobody vouches for."""
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate of 127.0.0.1 that nobody vouches for."""
     key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
-    certificate = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -196,13 +197,20 @@ def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
         .sign(key, hashes.SHA256())
     )
     path = tmp_path_factory.mktemp("tls") / "server.pem"
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(pem + certificate.public_bytes(Encoding.PEM))
+    path.write_bytes(pem + signed.public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.fixture(scope="module")
+def self_signed(certificate: Path) -> ssl.SSLContext:
+    """A server's context with that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
+    context.load_cert_chain(certificate)
     return context
 
 
@@ -224,6 +232,15 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_in_words_before_anythi
     now = datetime.now(UTC)
     with pytest.raises(RestFailed):
         Rest(token, "66.0").has_changes(ACCOUNT, now - timedelta(hours=1), now)
+
+
+def test_a_certificate_that_the_environment_vouches_for_is_accepted_on_loopback_past_any_proxy(
+    self_signed: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # nobody listens there
+    with serving(sending(http(b"[]")), tls=self_signed) as server:
+        assert Streaming(Token(TOKEN, server.url, "", ""), "66.0").post(b"[]", "connect", timeout_s=5).body == b"[]"
 
 
 @pytest.mark.parametrize("name", ["PYTHONHTTPSVERIFY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
