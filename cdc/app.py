@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cdc import answer, background, health, overview, preflight, rest, salesforce
+from cdc import answer, background, health, orders, overview, preflight, rest, salesforce, tail
 from cdc.answer import Answer
 from cdc.continuity import Policy
 from cdc.errors import CdcError, SettingsInvalid, StorageUnavailable
@@ -208,6 +208,48 @@ def _groups(settings: Settings) -> dict[str, tuple[str, ...]]:
     return {group.name: group.channels for group in settings.channel_groups}
 
 
+@contextmanager
+def ordering(settings: Settings) -> Iterator[orders.Orders]:
+    """Yield what carries out an operator's orders, and reads gaps and quarantine. Raises: SettingsInvalid."""
+    credentials = credentials_of(settings)
+    with open_storage(settings, _BRIEFLY) as service:
+        events, state = _containers(settings, service)
+        yield orders.Orders(
+            events,
+            state,
+            run_id=_new_id("operator-"),
+            now=lambda: datetime.now(UTC),
+            fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
+        )
+
+
+@contextmanager
+def following(settings: Settings, channels: Sequence[str], segment: int | None) -> Iterator[list[tail.Follower]]:
+    """Yield a follower of each channel, from now on or from a segment on.
+
+    Raises: SettingsInvalid, StorageError, LogInconsistent.
+    """
+    with open_storage(settings, _BRIEFLY) as service:
+        events, state = _containers(settings, service)
+        yield [tail.start_at(events, state, channel, segment, datetime.now(UTC)) for channel in channels]
+
+
+def channels_of(settings: Settings, named: Sequence[str] = ()) -> list[str]:
+    """Return all channels of the settings, or those named, which must be among them.
+
+    Raises: SettingsInvalid.
+    """
+    known = [channel for group in settings.channel_groups for channel in group.channels]
+    strange = [channel for channel in named if channel not in known]
+    if strange:
+        raise SettingsInvalid([f"CDC_CHANNELS: there is no channel {strange[0]}; the channels are {', '.join(known)}"])
+    return list(named) or known
+
+
+def _new_id(kind: str = "") -> str:
+    return f"{kind}{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
 def _log_to_read(events: Container, state: Container) -> StorageLog:
     """Return a log that is closed from the first: nothing can be written or created through it."""
     log = StorageLog(events, state, run_id="", now=lambda: datetime.now(UTC))
@@ -230,11 +272,14 @@ def quiet_foreign_logs() -> None:
 __all__ = [
     "Answer",
     "capture",
+    "channels_of",
     "check",
     "credentials_of",
+    "following",
     "group_named",
     "load_settings",
     "open_storage",
+    "ordering",
     "quiet_foreign_logs",
     "run_timer",
     "show_health",

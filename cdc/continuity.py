@@ -22,6 +22,7 @@ FIRST_START = "first-start"
 REPLAY_REFUSED = "replay-refused"  # a recent position is refused: migration, refresh, a reset stream
 OUTAGE = "outage"  # nobody listened for longer than the retention window
 UNPROVEN = "unproven"  # the last event is purged and the org does not prove that nothing changed since
+REWIND = "rewind"  # an operator's order
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Opening:
     """Open a new generation before subscribing; `is_gap` where events may be missing before it."""
 
     cause: str
-    start: str  # "-1", "-2" or "stop"
+    start: str  # "-1", "-2", "stop", or by an operator's order a replay id's token
     is_gap: bool
     since: datetime | None = None
 

@@ -6,7 +6,7 @@ itself, is an error and never a fresh start.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
@@ -83,6 +83,44 @@ def find_end(events: Container, state: Container, channel: str, *, now: datetime
             "away and capture starts anew",
         )
     return End(_position(channel, checkpoint, segment, generation, warn), checkpoint, etag, has_state, has_events)
+
+
+def find_segments_after(events: Container, channel: str, partition: date, number: int) -> Iterator[tuple[int, str]]:
+    """Yield number and name of the segments after a number, in order; none of them lies before `partition`.
+
+    Raises: StorageError.
+    """
+    for day in find_partitions(events, channel):
+        if day >= partition:
+            numbers = _numbers(events, channel, day)
+            yield from ((each, layout.segment_name(channel, day, each)) for each in numbers if each > number)
+
+
+def find_segment(events: Container, channel: str, number: int) -> tuple[int, date] | None:
+    """Return the first segment that is there from a number on, and its partition; the newest are looked at first.
+
+    Raises: StorageError.
+    """
+    found = None
+    for day in reversed(find_partitions(events, channel)):
+        numbers = _numbers(events, channel, day)
+        later = [each for each in numbers if each >= number]
+        found = (later[0], day) if later else found
+        if numbers and numbers[0] <= number:
+            break
+    return found
+
+
+def find_partitions(events: Container, channel: str) -> list[date]:
+    """Return the dates of a channel's partitions, sorted; foreign folders do not count. Raises: StorageError."""
+    folders = events.folders(layout.segments_prefix(channel))
+    return sorted(day for day in map(layout.read_partition, folders) if day)
+
+
+def _numbers(events: Container, channel: str, partition: date) -> list[int]:
+    prefix = layout.partition_prefix(channel, partition)
+    names = (name for name in events.names(prefix) if "/" not in name.removeprefix(prefix))
+    return sorted(number for number in map(layout.read_segment_number, names) if number)
 
 
 def _has_checkpoint(state: Container, channel: str) -> bool:
@@ -214,7 +252,7 @@ class _Reader:
 
     def last(self, checkpoint: Checkpoint | None) -> _Segment | None:
         """Return the last segment: by the checkpoint where the log agrees with it, else by the log."""
-        partitions = self._partitions()
+        partitions = find_partitions(self.events, self.channel)
         if checkpoint is None or checkpoint.partition is None:
             return self._last_of(partitions)
         name = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment)
@@ -254,16 +292,11 @@ class _Reader:
             checkpoint.segment, checkpoint.partition, facts, checkpoint.segment_written or checkpoint.written
         )
 
-    def _partitions(self) -> list[date]:
-        """Return the dates of the partitions, sorted; foreign folders do not count."""
-        folders = self.events.folders(layout.segments_prefix(self.channel))
-        return sorted(day for day in map(layout.read_partition, folders) if day)
-
     def _last_of(self, partitions: list[date]) -> _Segment | None:
         """Find the last segment in the last partition that has one; the partition before it must end earlier."""
         found: list[tuple[date, list[int]]] = []
         for partition in reversed(partitions):
-            numbers = self._numbers(partition)
+            numbers = _numbers(self.events, self.channel, partition)
             found += [(partition, numbers)] if numbers else []
             if len(found) == 2:
                 break
@@ -281,11 +314,6 @@ class _Reader:
         if blob is None:
             raise StorageUnavailable(f"reading {name}: it was listed and is gone", hint="the run tries again by itself")
         return self._segment(last, numbers[-1], blob)
-
-    def _numbers(self, partition: date) -> list[int]:
-        prefix = layout.partition_prefix(self.channel, partition)
-        names = (name for name in self.events.names(prefix) if "/" not in name.removeprefix(prefix))
-        return sorted(number for number in map(layout.read_segment_number, names) if number)
 
     def _segment(self, partition: date, number: int, blob: Blob) -> _Segment:
         try:

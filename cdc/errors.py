@@ -148,11 +148,15 @@ class Fenced(LogError):
 
 
 class LatePut(LogError):
-    """A write of this very run, believed lost, has arrived after all: derive the position again, no alarm."""
+    """A write of this very run, believed lost, or a redriven segment has the number: derive again, no alarm."""
 
 
 class ContinuityStopped(LogError):
     """Continuity is broken and CDC_ON_REPLAY_EXPIRED=stop: the operator has to order a start."""
+
+
+class OrderRefused(LogError):
+    """What an operator ordered cannot be done as things are; nothing was changed."""
 
 
 class RunClosed(LogError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 from cdc import layout
-from cdc.continuity import Opening, Position, Start
+from cdc.continuity import REWIND, Opening, Position, Start
 from cdc.deriving import Warn, find_end, read_checkpoint, read_generation, read_turn
 from cdc.errors import (
     BlobChanged,
@@ -32,6 +32,7 @@ from cdc.store import Container
 
 MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a larger event is a segment of its own
 CHECKPOINT_EVERY_S = 10.0
+_REDRIVE_TRIES = 200  # beside a run that lands many segments a second
 _DAY_MS = 86_400_000
 _WINDOW = 20_000  # replay ids remembered for dropping duplicates; between one and two windows are held
 
@@ -273,7 +274,8 @@ class ChannelLog:
         Raises: ContinuityStopped where the opening's start is "stop"; StorageError, LogInconsistent, RunClosed.
         """
         known = self.position.generation
-        if known is not None and not self._is_still_the_end():
+        is_order = opening.cause == REWIND  # whoever orders it lands nothing: the end may move on meanwhile
+        if known is not None and not is_order and not self._is_still_the_end():
             newest = self.position.generation
             is_ours = newest is not None and newest.number > known.number and newest.run_id == self._log.run_id
             return None, opening.is_gap and is_ours  # ours: written before, its answer lost
@@ -430,15 +432,16 @@ class ChannelLog:
             end += 1
         return day, end
 
-    def _agree(self, partition: date) -> date:
+    def _agree(self, partition: date, *, is_contended: bool = False) -> date:
         """Return the partition in which the next segment lies: ours, or the one that another run has chosen before.
 
         Inside a partition the next name follows from the log. Where a date or a generation begins, two runs in
         different generations could give one number two names, and put-if-absent would hold neither off. So there the
-        choice itself is put if absent, under the number alone.
+        choice itself is put if absent, under the number alone. `is_contended`: the writer does not know the next event.
         """
         position = self.position
-        if position.partition is None or (partition == position.partition and position.replay_id is not None):
+        is_following = partition == position.partition and position.replay_id is not None and not is_contended
+        if position.partition is None or is_following:
             return partition
         number = position.segment + 1
         turn = Turn(
@@ -487,28 +490,85 @@ class ChannelLog:
         )
         return Landed(self.channel, number, facts.count, len(content), facts.last_replay_id, facts.last_time)
 
+    def redrive(self, lines: Sequence[bytes]) -> Landed:
+        """Append messages out of quarantine as one segment; the position's replay id and times stay as they are.
+
+        A run may land meanwhile: where it has the number, the next one is tried.
+        Raises: LatePut where the log must be derived again; StorageError, LogInconsistent, RunClosed.
+        """
+        content = b"\n".join([*lines, b""])
+        for _ in range(_REDRIVE_TRIES):
+            facts = self._redriven_facts(len(lines), content)
+            position, number = self.position, self.position.segment + 1
+            partition = self._agree(position.partition or self._log.now().date(), is_contended=True)
+            name = layout.segment_name(self.channel, partition, number)
+            self._log.check_open()
+            try:
+                self._log.events.create(name, content, metadata=facts.to_metadata(), content_type=layout.SEGMENT_TYPE)
+                theirs = facts
+            except BlobExists:
+                theirs = self._read_back(name)
+            if theirs.generation != facts.generation:
+                break
+            self._position = replace(
+                position,
+                segment=number,
+                partition=partition,
+                replay_id=theirs.last_replay_id,
+                last_replay_id=theirs.last_replay_id,
+                last_time=theirs.last_time or position.last_time,
+                segment_written=self._log.now(),
+            )
+            if theirs.redriven and theirs.sha256 == facts.sha256:
+                return Landed(self.channel, number, facts.count, len(content), facts.last_replay_id, facts.last_time)
+        self._forget()
+        raise LatePut(f"re-driving into {self.channel}: the log's end moved", hint=_AGAIN)
+
+    def _redriven_facts(self, count: int, content: bytes) -> SegmentFacts:
+        position = self.position
+        if position.generation is None or position.replay_id is None:
+            raise AssertionError(f"re-driving into {self.channel}, in whose generation nothing is landed")
+        return SegmentFacts(
+            first_replay_id=position.replay_id,
+            last_replay_id=position.replay_id,
+            count=count,
+            first_time=position.last_time,
+            last_time=position.last_time,
+            generation=position.generation.number,
+            run_id=self._log.run_id,
+            org_id=position.generation.org_id,
+            sha256=layout.sha256(content),
+            redriven=True,
+        )
+
     def _compare(self, name: str, ours: SegmentFacts) -> None:
         """The segment exists. Ours, because the answer to our own write was lost, or another's: compare, never assume.
 
         Raises: LatePut, Fenced, LogInconsistent, StorageError.
         """
-        blob = self._log.events.head(name)
-        if blob is None:
-            raise StorageUnavailable(f"reading {name} back: it exists and is gone", hint=_AGAIN)
-        try:
-            theirs = SegmentFacts.from_metadata(blob.metadata)
-        except Unreadable as error:
-            raise LogInconsistent(
-                f"writing {name}: a blob of that name is not a segment: {error}",
-                hint="something else writes here: move that blob away and give the log a container of its own",
-            ) from None
+        theirs = self._read_back(name)
+        if theirs.redriven:
+            raise LatePut(f"writing {name}: an operator has landed a message there out of quarantine", hint=_AGAIN)
         if theirs.run_id != ours.run_id:
             raise Fenced(
                 f"writing {name}: run {theirs.run_id} wrote it before this run, {ours.run_id}",
                 hint=_TWO_APPS,
             )
-        if theirs.sha256 != ours.sha256:
+        if (theirs.sha256, theirs.generation) != (ours.sha256, ours.generation):
             raise LatePut(f"writing {name}: an earlier write of this run has arrived after all", hint=_AGAIN)
+
+    def _read_back(self, name: str) -> SegmentFacts:
+        """Return what a segment that exists says of itself. Raises: LogInconsistent, StorageError."""
+        blob = self._log.events.head(name)
+        if blob is None:
+            raise StorageUnavailable(f"reading {name} back: it exists and is gone", hint=_AGAIN)
+        try:
+            return SegmentFacts.from_metadata(blob.metadata)
+        except Unreadable as error:
+            raise LogInconsistent(
+                f"writing {name}: a blob of that name is not a segment: {error}",
+                hint="something else writes here: move that blob away and give the log a container of its own",
+            ) from None
 
     # --- the checkpoint ----------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ RECORD_TYPE = "application/json"
 _SEGMENT = re.compile(r"([0-9]{12})\.jsonl\Z")
 _PARTITION = re.compile(r"(?:\A|/)date=([0-9]{4}-[0-9]{2}-[0-9]{2})/\Z")
 _GENERATION = re.compile(r"([0-9]{4,})\.json\Z")
+_QUARANTINED = re.compile(r"quarantine/(unknown|(?:data|event)/[A-Za-z0-9_]{1,200})/([0-9a-f]{64})\.json\Z")
 _CHANNEL = re.compile(r"/(?:data|event)/[A-Za-z0-9_]{1,200}\Z")
 
 
@@ -120,7 +121,30 @@ def run_name(group: str) -> str:
 def quarantine_name(channel: str | None, content: bytes) -> str:
     """`quarantine/data/AccountChangeEvent/<sha256>.json`; a channel that is no channel name is filed as `unknown`."""
     folder = channel.removeprefix("/") if channel and _CHANNEL.match(channel) else "unknown"
-    return f"quarantine/{folder}/{sha256(content)}.json"
+    return f"{QUARANTINE_PREFIX}{folder}/{sha256(content)}.json"
+
+
+QUARANTINE_PREFIX = "quarantine/"
+
+
+def redriving_name(quarantined: str) -> str:
+    """`quarantine/…/<sha256>.redriven.json`, beside the message: where it was landed after all."""
+    return f"{quarantined.removesuffix('.json')}.redriven.json"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """What the name of a quarantined message says; `channel` is None where that was no channel name."""
+
+    name: str
+    channel: str | None
+    digest: str
+
+
+def read_quarantine_name(name: str) -> Quarantined | None:
+    """Return what the name of a quarantined message says, None for any other blob."""
+    found = _QUARANTINED.match(name)
+    return Quarantined(name, None if found[1] == "unknown" else f"/{found[1]}", found[2]) if found else None
 
 
 def sha256(content: bytes) -> str:
@@ -166,12 +190,14 @@ class SegmentFacts:
     run_id: str
     org_id: str
     sha256: str
+    redriven: bool = False  # put here out of quarantine: replay ids and times are those of the position
 
     def to_metadata(self) -> dict[str, str]:
         """Return the blob metadata: lower snake case names, ASCII values; what is not known is left out."""
         values = asdict(self) | {
             "first_time": spell_time(self.first_time),
             "last_time": spell_time(self.last_time),
+            "redriven": "1" if self.redriven else "",
         }
         return {name: str(value) for name, value in values.items() if value != ""}
 
@@ -190,6 +216,7 @@ class SegmentFacts:
                 run_id=values["run_id"],
                 org_id=values.get("org_id", ""),
                 sha256=values["sha256"],
+                redriven=values.get("redriven") == "1",
             )
         except KeyError as error:
             raise Unreadable(f"its metadata lacks {error.args[0]}") from None
@@ -276,6 +303,16 @@ class Turn(Record, frozen=True, kw_only=True, rename="camel"):
 
     number: Annotated[int, msgspec.Meta(ge=1, lt=10**12)]  # the segment's
     partition: date
+
+
+class Redriving(Record, frozen=True, kw_only=True, rename="camel"):
+    """That a quarantined message is landed after all: begun at a position, and done with a segment."""
+
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    after_segment: Count  # of the channel's log when it was begun: the message is in none up to there
+    partition: date  # that segment's
+    begun: Moment
+    segment: Count | None  # None: begun, and perhaps broken off
 
 
 class Checkpoint(Record, frozen=True, kw_only=True, rename="camel"):
@@ -430,12 +467,20 @@ def _remembering(run: ChannelRun, before: ChannelRun | None) -> ChannelRun:
     )
 
 
+def read_redriving(body: bytes) -> Redriving:
+    """Return the record beside a quarantined message, whichever channel it was landed in.
+
+    Raises: Unreadable.
+    """
+    return _decode(body, Redriving)
+
+
 T = TypeVar("T")
 
 # Made while the module is imported, by one thread: msgspec works out a type at its first use, and two threads that do
 # so at once bring the whole process down (msgspec 0.22, segmentation fault). The log is read by several threads.
 _DECODERS: Mapping[type[Any], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Generation, Gap, GapClosing, Turn, Checkpoint, RunRecord)
+    kind: msgspec.json.Decoder(kind) for kind in (Generation, Gap, GapClosing, Redriving, Turn, Checkpoint, RunRecord)
 }
 
 

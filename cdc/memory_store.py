@@ -72,10 +72,10 @@ class MemoryContainer:
                 raise BlobChanged(f"replacing blob {name} in container {self._name}: it changed", hint="read it again")
             return self._write(blobs, name, body, {})
 
-    def names(self, prefix: str) -> list[str]:
-        """Return the full names of all blobs under the prefix, sorted."""
+    def names(self, prefix: str, *, at_most: int | None = None) -> list[str]:
+        """Return the full names of the blobs under the prefix, sorted; all of them, or the first so many."""
         with self._lock:
-            return sorted(name for name in self._there(f"listing {prefix}*") if name.startswith(prefix))
+            return sorted(name for name in self._there(f"listing {prefix}*") if name.startswith(prefix))[:at_most]
 
     def folders(self, prefix: str) -> list[str]:
         """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted."""

@@ -6,20 +6,23 @@ the checkpoints container alone (`read_records`, `read_runs`), for whoever asks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from cdc import background, layout
 from cdc.continuity import Position, kept_for
 from cdc.deriving import find_end, read_checkpoint
 from cdc.errors import CdcError, ContainerMissing, StorageError
-from cdc.layout import ChannelRun, Gap, PastRun, Reading, RunRecord, Unreadable, spell_time
+from cdc.layout import ChannelRun, Gap, GapClosing, PastRun, Reading, Record, RunRecord, Unreadable, spell_time
 from cdc.store import Container
+
+R = TypeVar("R", bound=Record)
 
 CHANNELS_AT_ONCE = 8
 FindPosition = Callable[[str, Callable[[str], None]], Position]  # a channel, and whom to warn -> where its log ends
+QUARANTINE_SEEN = 1000  # blobs: one page of a listing at most
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class ChannelState:
     position: Position = field(default_factory=Position)
     polled: datetime | None = None  # the newest clean poll
     silent_since: datetime | None = None  # it delivers nothing while the org's records change: its polls prove nothing
-    gaps: tuple[Gap, ...] = ()
+    gaps: tuple[Gap, ...] = ()  # the open ones
+    closed_gaps: int = 0
     warnings: tuple[str, ...] = ()
     error: CdcError | None = None
 
@@ -76,6 +80,13 @@ class Overview:
     groups: tuple[GroupState, ...] = ()
     warnings: tuple[str, ...] = ()
     error: CdcError | None = None
+    quarantined: int | None = None  # messages that wait there, by the first QUARANTINE_SEEN blobs; None: not looked at
+
+    @property
+    def allocation(self) -> tuple[Reading, ...]:
+        """The readings of the org's delivery allocation, newest first, of the group that has the newest."""
+        known = [group.last_run.allocation for group in self.groups if group.last_run and group.last_run.allocation]
+        return max(known, key=lambda readings: readings[0].read, default=())
 
     @property
     def errors(self) -> list[CdcError]:
@@ -97,6 +108,7 @@ class Overview:
                 }
                 for group in self.groups
             },
+            **({"quarantined": self.quarantined} if self.quarantined is not None else {}),
             "warnings": list(self.warnings),
             "errors": [{"message": str(error), "hint": error.hint} for error in self.errors],
         }
@@ -108,7 +120,8 @@ def read(groups: Mapping[str, Sequence[str]], events: Container, state: Containe
     def find(channel: str, warn: Callable[[str], None]) -> Position:
         return find_end(events, state, channel, now=now, warn=warn).position
 
-    return _read(groups, state, now, find)
+    seen = _read(groups, state, now, find)
+    return seen if seen.error else replace(seen, quarantined=_quarantined(events))
 
 
 def read_records(groups: Mapping[str, Sequence[str]], state: Container, now: datetime) -> Overview:
@@ -154,6 +167,15 @@ def _read(groups: Mapping[str, Sequence[str]], state: Container, now: datetime, 
     return Overview(now, found, tuple(warnings))
 
 
+def _quarantined(events: Container) -> int:
+    try:
+        names = events.names(layout.QUARANTINE_PREFIX, at_most=QUARANTINE_SEEN)
+    except StorageError:
+        return 0  # a container that is missing holds none, and one that cannot be read has been told of
+    waiting = [name for name in names if layout.read_quarantine_name(name)]
+    return sum(layout.redriving_name(name) not in names for name in waiting)
+
+
 def _group(name: str, runs: Mapping[str, RunRecord | None], channels: tuple[ChannelState, ...]) -> GroupState:
     run = layout.run_name(name)
     return GroupState(name, runs.get(run), channels, is_unreadable=run in runs and runs[run] is None)
@@ -195,11 +217,17 @@ def _channel(
     warnings: list[str] = []
     try:
         position = find(channel, warnings.append)
-        gaps = tuple(_gaps(state, channel, warnings))
+        gaps, closed = _open_gaps(state, channel, warnings)
     except CdcError as error:
         return ChannelState(channel, error=error)
     return ChannelState(
-        channel, position=position, polled=polled, silent_since=silent_since, gaps=gaps, warnings=tuple(warnings)
+        channel,
+        position=position,
+        polled=polled,
+        silent_since=silent_since,
+        gaps=gaps,
+        closed_gaps=closed,
+        warnings=tuple(warnings),
     )
 
 
@@ -224,19 +252,37 @@ def _checkpointed(state: Container, channel: str, warn: Callable[[str], None]) -
     )
 
 
-def _gaps(state: Container, channel: str, warnings: list[str]) -> Iterable[Gap]:
-    """The open gaps: those that nobody has closed."""
+def _open_gaps(state: Container, channel: str, warnings: list[str]) -> tuple[tuple[Gap, ...], int]:
+    """Return the gaps that nobody has closed, and how many are closed: of those the names are enough."""
+    names = _names(state, layout.gaps_prefix(channel))
+    known = {name: number for name in names if (number := layout.read_gap_number(name))}
+    still_open = [name for name, number in known.items() if layout.gap_closing_name(channel, number) not in names]
+    found = [_read_record(state, name, channel, Gap, warnings) for name in still_open]
+    return tuple(gap for gap in found if gap), len(known) - len(still_open)
+
+
+def read_gaps(state: Container, channel: str, warnings: list[str]) -> Iterator[tuple[Gap, GapClosing | None]]:
+    """Yield a channel's gaps in order, each with its closing (None: open); `warnings` takes what cannot be read.
+
+    Raises: StorageError.
+    """
     names = _names(state, layout.gaps_prefix(channel))
     for name in names:
         number = layout.read_gap_number(name)
-        if number is None or layout.gap_closing_name(channel, number) in names:
-            continue
-        blob = state.read(name)
-        try:
-            if blob:
-                yield Gap.from_blob(blob.body, channel)
-        except Unreadable as error:
-            warnings.append(f"{name} cannot be read ({error}); what that gap says is unknown")
+        gap = _read_record(state, name, channel, Gap, warnings) if number else None
+        if number and gap is not None:
+            closing = layout.gap_closing_name(channel, number)
+            is_closed = closing in names
+            yield gap, _read_record(state, closing, channel, GapClosing, warnings) if is_closed else None
+
+
+def _read_record(state: Container, name: str, channel: str, kind: type[R], warnings: list[str]) -> R | None:
+    blob = state.read(name)
+    try:
+        return kind.from_blob(blob.body, channel) if blob else None
+    except Unreadable as error:
+        warnings.append(f"{name} cannot be read ({error}); what that gap says is unknown")
+        return None
 
 
 def _run_json(run: RunRecord | None) -> dict[str, Any] | None:
@@ -290,6 +336,7 @@ def _channel_json(state: ChannelState, run: ChannelRun, now: datetime) -> dict[s
         },
         "hours": run.hours,
         "gaps": [_gap_json(gap) for gap in state.gaps],
+        "closedGaps": state.closed_gaps,
         "warnings": list(state.warnings),
         "error": {"message": str(state.error), "hint": state.error.hint} if state.error else None,
     }

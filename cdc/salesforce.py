@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,12 +48,16 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Token:
-    """A live access token and what it opens: `instance_url`, the org's and the user's id ("" where not told)."""
+    """A live access token and what it opens: `instance_url`, the org's and the user's id ("" where not told).
+
+    `server_time` is when Salesforce granted it, by its own clock; None where the answer did not say.
+    """
 
     access_token: str = field(repr=False)
     instance_url: str
     org_id: str
     user_id: str
+    server_time: datetime | None = None
 
 
 # --- the token -------------------------------------------------------------------------------------------------------
@@ -77,7 +82,7 @@ def fetch_token(credentials: Credentials, *, timeout_s: float = TOKEN_TIMEOUT_S)
             f"asking for a token from {host_of(url)}: the answer is no JSON object",
             hint="check SALESFORCE_LOGIN_URL: no OAuth endpoint answers there; a maintenance page goes by itself",
         )
-    return _read_token(fields, url)
+    return _read_token(fields, url, answer.server_time)
 
 
 def _token_form(credentials: Credentials) -> dict[str, str]:
@@ -143,7 +148,7 @@ def _login_refused(url: str, status: int, fields: dict[str, Any], credentials: C
     return LoginRefused(f"logging in to {host_of(url)}: {said}", hint=hint)
 
 
-def _read_token(fields: dict[str, Any], url: str) -> Token:
+def _read_token(fields: dict[str, Any], url: str, server_time: datetime | None = None) -> Token:
     access_token, instance_url = fields.get("access_token"), fields.get("instance_url")
     if not isinstance(access_token, str) or not access_token or not isinstance(instance_url, str):
         raise LoginRefused(
@@ -156,7 +161,7 @@ def _read_token(fields: dict[str, Any], url: str) -> Token:
     # What stands before a token's "!" is the org's id; of a token that is made otherwise nothing may pass for an id.
     org_id = ids[1] if ids else access_token.partition("!")[0]
     org_id = org_id if _ORG_ID.fullmatch(org_id) else ""
-    return Token(access_token, _trusted_instance(instance_url, url), org_id, ids[2] if ids else "")
+    return Token(access_token, _trusted_instance(instance_url, url), org_id, ids[2] if ids else "", server_time)
 
 
 def _trusted_instance(instance_url: str, login_url: str) -> str:

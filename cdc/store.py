@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -101,8 +102,8 @@ class Container(Protocol):
             BlobChanged: the blob has another ETag, is gone, or exists though `etag` is None; perhaps by this write.
         """
 
-    def names(self, prefix: str) -> list[str]:
-        """Return the full names of all blobs under the prefix, sorted."""
+    def names(self, prefix: str, *, at_most: int | None = None) -> list[str]:
+        """Return the full names of the blobs under the prefix, sorted; all of them, or the first so many."""
 
     def folders(self, prefix: str) -> list[str]:
         """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted."""
@@ -392,10 +393,12 @@ class AzureContainer:
         except (BlobExists, _BlobMissing) as error:
             raise BlobChanged(str(error), hint=error.hint) from None
 
-    def names(self, prefix: str) -> list[str]:
+    def names(self, prefix: str, *, at_most: int | None = None) -> list[str]:
         """List the flat names; with hierarchical namespaces, folders are listed among them."""
+        page = PAGE_SIZE if at_most is None else max(1, min(PAGE_SIZE, at_most))
         with self._mapped(f"listing blobs under {prefix!r} in"):
-            return sorted(self._client.list_blob_names(name_starts_with=prefix, results_per_page=PAGE_SIZE))
+            found = self._client.list_blob_names(name_starts_with=prefix, results_per_page=page)
+            return sorted(islice(found, at_most))
 
     def folders(self, prefix: str) -> list[str]:
         """List with the delimiter "/" and keep the prefixes."""

@@ -163,8 +163,8 @@ class FaultyContainer:
     def replace(self, name: str, body: bytes, *, etag: str | None, content_type: str) -> str:
         return self._call("replace", name, lambda: self.inner.replace(name, body, etag=etag, content_type=content_type))
 
-    def names(self, prefix: str) -> list[str]:
-        return self._call("names", prefix, lambda: self.inner.names(prefix))
+    def names(self, prefix: str, *, at_most: int | None = None) -> list[str]:
+        return self._call("names", prefix, lambda: self.inner.names(prefix, at_most=at_most))
 
     def folders(self, prefix: str) -> list[str]:
         return self._call("folders", prefix, lambda: self.inner.folders(prefix))

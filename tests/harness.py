@@ -195,9 +195,14 @@ class LogReader:
         name = f"{channel.removeprefix('/')}/{partition}/{number:012d}.jsonl"
         self._events.upload_blob(name, b"\n".join(segment.lines) + b"\n", metadata=segment.metadata)
 
-    def write_foreign(self, name: str, body: bytes) -> None:
+    def read_event(self, name: str) -> bytes:
+        """Return one blob of the events container as it is."""
+        content: bytes = self._events.download_blob(name).readall()
+        return content
+
+    def write_foreign(self, name: str, body: bytes, *, overwrite: bool = False) -> None:
         """Tamper: put a blob that is not ours into the events container."""
-        self._events.upload_blob(name, body)
+        self._events.upload_blob(name, body, overwrite=overwrite)
 
     def delete_events_container(self) -> None:
         """Tamper: delete the events container with all that it holds."""

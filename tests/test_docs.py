@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ import typer
 
 from cdc import cli, continuity
 from cdc.events import Delivery, read_message
-from cdc.layout import Checkpoint, Gap, Generation, Record, RunRecord, SegmentFacts
+from cdc.layout import Checkpoint, Gap, GapClosing, Generation, Record, Redriving, RunRecord, SegmentFacts, Turn
 from cdc.report import ChannelReport, RunReport
 from cdc.settings import SETTINGS
 
@@ -73,12 +74,26 @@ def test_every_setting_that_a_document_names_exists() -> None:
 
 
 def test_the_readme_has_every_command_and_no_other() -> None:
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    named = re.findall(r"python -m cdc ([a-z]+)((?: --[a-z]+)*)", "\n".join([README, ARCHITECTURE, STORAGE_LOG]))
+    commands = dict(all_commands(typer.main.get_command(cli.app)))
+    text = "\n".join([README, ARCHITECTURE, STORAGE_LOG])
+    groups = "|".join({name.split()[0] for name in commands if " " in name})
+    named = re.findall(rf"python -m cdc ((?:(?:{groups}) )?[a-z]+)([^\n`]*)", text)
     assert {name for name, _ in named} == set(commands)
-    for name, options in named:
+    for name, rest in named:
         known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(options.split()) <= known, f"{name}{options}"
+        options = set(re.findall(r"(?<= )--[a-z]+", rest.partition("#")[0]))
+        assert options <= known, f"{name}{rest}"
+    described = {name for row in rows(section(README, "## Commands")) for name in re.findall(r"`([a-z ]+)", row[0])}
+    assert {name.strip() for name in described} == set(commands)
+
+
+def all_commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its full name, those within others too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from all_commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 # --- what is landed ---------------------------------------------------------------------------------------------------
@@ -86,7 +101,15 @@ def test_the_readme_has_every_command_and_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "kind"),
-    [("### Checkpoint", Checkpoint), ("### Generation", Generation), ("### Gap", Gap), ("### Run", RunRecord)],
+    [
+        ("### Checkpoint", Checkpoint),
+        ("### Generation", Generation),
+        ("### Gap", Gap),
+        ("### Gap closing", GapClosing),
+        ("### Turn", Turn),
+        ("### Redriving", Redriving),
+        ("### Run", RunRecord),
+    ],
 )
 def test_every_field_of_a_record_is_described_and_its_example_is_one(
     heading: str, kind: type[Record] | type[RunRecord]
@@ -111,6 +134,7 @@ def test_every_name_in_a_segments_metadata_is_described() -> None:
 
 def test_every_cause_of_a_generation_is_described() -> None:
     causes = {continuity.FIRST_START, continuity.REPLAY_REFUSED, continuity.OUTAGE, continuity.UNPROVEN}
+    causes |= {continuity.REWIND}
     assert causes <= code_names(section(STORAGE_LOG, "### Generation"))
     assert causes - {continuity.FIRST_START} <= code_names(section(STORAGE_LOG, "### Gap"))
 
@@ -132,7 +156,7 @@ def test_the_readmes_python_compiles(number: int) -> None:
 
 def emitted() -> Iterator[tuple[str, set[str]]]:
     """The log events in the sources with the fields that stand there by name."""
-    for path in sorted((ROOT / "cdc").glob("*.py")):
+    for path in sorted((ROOT / "cdc").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = node.func if isinstance(node, ast.Call) else None
             called = name.attr if isinstance(name, ast.Attribute) else name.id if isinstance(name, ast.Name) else ""
@@ -163,7 +187,7 @@ def test_a_run_and_its_channels_say_exactly_the_fields_that_are_described() -> N
 def test_every_module_has_its_sentence() -> None:
     described = {name for row in rows(section(ARCHITECTURE, "## The modules")) for name in code_names(row[0])}
     modules = {f"cdc/{path.name}" for path in (ROOT / "cdc").glob("*.py") if path.name != "__init__.py"}
-    assert described - {"emulator/", "demo/", "function_app.py"} == modules
+    assert described - {"emulator/", "demo/", "cdc/cli/", "function_app.py"} == modules
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -230,7 +230,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_for_those_who_ask(
     def load() -> None:
         raise KeyError("s3cret")
 
-    monkeypatch.setattr(cli, "load_settings", load)
+    monkeypatch.setattr("cdc.cli.status.load_settings", load)
     monkeypatch.setattr("sys.argv", ["cdc", *(["--debug"] if debug else []), "status"])
     assert cli.main() == 1
     *before, problem, next_step = capsys.readouterr().err.splitlines()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Operator, containers_of
+from tests.cli.conftest import Operator, Said, containers_of
 from tests.harness import ACCOUNT, CONTACT, Site, slowness
 
+Interrupted = Callable[[subprocess.Popen[str], Sequence[signal.Signals], float], Said]
+ALLOCATION = "✓ delivery allocation: 0 % used, 5 of 5,000,000 events in 24 hours, read <s> ago"
 HEADER = "  channel  segment  replay id  generation  last event (UTC)  age  lag  left  gaps"
 
 
@@ -36,6 +42,7 @@ def test_after_a_run_each_channel_shows_its_position(cdc: Operator, site: Site) 
         HEADER,
         f"✓ {ACCOUNT}  1  {ids[-1]}  1  <time>  <s>  <s>  72.0 h  0",
         f"✓ {CONTACT}  -  -  1  nothing landed yet  -  -  72.0 h  0",
+        ALLOCATION,
     ]
     assert said.code == 0
     assert site.log.names() == before
@@ -52,8 +59,10 @@ def test_json_has_every_value(cdc: Operator, site: Site) -> None:
     channel = group["channels"][ACCOUNT]
     assert channel.keys() == {
         *("segment", "replayId", "generation", "lastEvent", "age", "lag", "lastCleanPoll", "retentionLeftHours"),
-        *("silentSince", "lastRun", "hours", "gaps", "warnings", "error"),
+        *("silentSince", "lastRun", "hours", "gaps", "closedGaps", "warnings", "error"),
     }
+    assert (document["quarantined"], group["lastRun"]["past"]) == (0, [])
+    assert [reading["max"] for reading in group["lastRun"]["allocation"]] == [5_000_000]
     assert (channel["segment"], channel["replayId"], channel["generation"]) == (1, str(ids[-1]), 1)
     assert 71.9 < channel["retentionLeftHours"] <= 72
 
@@ -65,14 +74,17 @@ def test_a_gap_and_a_failed_run_are_shown_with_what_to_do(cdc: Operator, site: S
     assert site.capture(ACCOUNT).outcome == "degraded"
     said = cdc("status", environment=site.environment(ACCOUNT))
     assert said.code == 0
-    assert said.lines[0] == "capture1: last run degraded, <s> ago (<run>)"
-    assert said.lines[2].startswith(f"! {ACCOUNT}  1  ")
-    assert said.lines[2].endswith("  1")
-    assert said.lines[3].startswith("! last run of capture1: ")
-    assert said.lines[4:] == [
+    assert said.lines[:2] == ["capture1: last run degraded, <s> ago (<run>)", "  before it ok <s> ago"]
+    assert said.lines[3].startswith(f"! {ACCOUNT}  1  ")
+    assert said.lines[3].endswith("  1")
+    assert said.lines[4].startswith("! last run of capture1: ")
+    assert said.lines[5].startswith("  next step: read gap record 0002")
+    assert said.lines[6:] == [
         f"! {ACCOUNT}: events between <time> and <time> UTC may be missing (replay-refused, generation 2)",
         "  next step: reconcile the records changed in that interval; the gap record is "
-        "gaps/data/AccountChangeEvent/0002.json in the checkpoints container",
+        "gaps/data/AccountChangeEvent/0002.json in the checkpoints container; then "
+        f"python -m cdc gaps close {ACCOUNT} 2",
+        ALLOCATION,
     ]
 
 
@@ -83,12 +95,88 @@ def test_a_retention_window_that_runs_out_is_warned_of(cdc: Operator, site: Site
     site.log.delete_state("runs/capture1.json")
     said = cdc("status", environment=site.environment(ACCOUNT))
     assert said.code == 0
-    assert said.lines[2].startswith(f"! {ACCOUNT}  1  ")
+    assert said.lines[2].startswith(f"✗ {ACCOUNT}  1  ")
     assert "  3.0 d  3.0 d  1.0 h  0" in said.lines[2]
-    assert said.lines[3:] == [
-        f"! {ACCOUNT}: captured up to <time> UTC, and Salesforce keeps events for 72 hours",
+    assert said.lines[3:5] == [
+        f"✗ {ACCOUNT}: captured up to <time> UTC, and Salesforce keeps events for 72 hours",
         "  next step: see why runs fail or do not start, and capture now: python -m cdc run",
     ]
+
+
+def record_run(site: Site, **changes: Any) -> None:
+    """Change the last run's record, as a run that saw more would have written it."""
+    record = json.loads(site.log.read_state("runs/capture1.json"))
+    site.log.write_state("runs/capture1.json", json.dumps(record | changes).encode())
+
+
+def ago(**time: float) -> str:
+    return (datetime.now(UTC) - timedelta(**time)).isoformat()
+
+
+@pytest.mark.parametrize(("age_h", "mark"), [(12, "✓"), (25, "!"), (49, "✗")])
+def test_the_mark_follows_the_hours_that_are_left(cdc: Operator, site: Site, age_h: int, mark: str) -> None:
+    site.org.publish(ACCOUNT, 2, age_s=age_h * 3600)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    record_run(site, cleanPolls={})
+    record_run(site, cleanPolls={ACCOUNT: ago(hours=age_h)}, started=ago(hours=age_h))
+    said = cdc("status", environment=site.environment(ACCOUNT))
+    [line] = [line for line in said.lines if line.startswith(f"{mark} {ACCOUNT}  ")]
+    assert f"  {72 - age_h}.0 h  0" in line
+
+
+def test_a_silent_channel_the_allocation_and_the_quarantine_are_shown(cdc: Operator, site: Site) -> None:
+    site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    silent = {ACCOUNT: {"outcome": "degraded", "silentSince": ago(hours=2)}}
+    readings = [{"read": ago(hours=age), "max": 50_000, "remaining": left} for age, left in ((0, 9_000), (3, 12_000))]
+    record_run(site, channels=silent, allocation=readings, outcome="degraded")
+    site.log.write_foreign(f"quarantine/data/AccountChangeEvent/{64 * 'a'}.json", b"{}")
+    site.log.write_foreign("quarantine/readme.txt", b"not a message")
+    said = cdc("status", environment=site.environment(ACCOUNT))
+    assert said.lines[0] == "capture1: last run degraded, <s> ago (<run>)"
+    assert said.lines[2].startswith(f"✗ {ACCOUNT}  ")
+    assert said.lines[3:] == [
+        f"✗ {ACCOUNT}: silent since <time> UTC though its records change in the org",
+        "  next step: let runs listen longer: raise CDC_RUN_SECONDS",
+        "! in quarantine: 1 message",
+        "  next step: look at them: python -m cdc quarantine list",
+        "! delivery allocation: 82 % used, 41,000 of 50,000 events in 24 hours, read <s> ago; going towards 124 %",
+        "  next step: find out which subscriber takes most; at 100 % deliveries stop",
+    ]
+
+
+def test_an_allocation_that_cannot_be_read_is_told_once_and_a_run_under_way_shows_as_one(
+    cdc: Operator, site: Site
+) -> None:
+    site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    record_run(site, allocation=[], allocationProblem="/limits: HTTP 403", isUnderWay=True, started=ago(minutes=12))
+    said = cdc("status", environment=site.environment(ACCOUNT))
+    assert said.lines[0] == "capture1: run under way for 12 min, ok so far, word of it <s> ago (<run>)"
+    assert said.lines[-1] == "- delivery allocation: not known (/limits: HTTP 403)"
+
+
+def test_a_watch_looks_again_and_again_until_it_is_interrupted(
+    cdc: Operator, site: Site, interrupted: Interrupted
+) -> None:
+    site.org.publish(ACCOUNT, 2)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    process = cdc.start("status", "--watch", "--every", "0.2", "--json", environment=site.environment(ACCOUNT))
+    assert process.stdout is not None
+    looks = [json.loads(process.stdout.readline()) for _ in range(3)]
+    assert looks[0]["time"] < looks[1]["time"] < looks[2]["time"]
+    said = interrupted(process, [signal.SIGINT], 0)
+    assert (said.code, said.err) == (0, "")
+
+
+def test_the_exit_code_of_a_watch_is_that_of_its_last_look(
+    cdc: Operator, site: Site, no_storage: str, interrupted: Interrupted
+) -> None:
+    environment = site.environment(ACCOUNT, CDC_STORAGE=no_storage)
+    process = cdc.start("status", "--watch", "--every", "0.1", "--json", environment=environment)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["errors"]
+    assert interrupted(process, [signal.SIGINT], 0).code == 1
 
 
 def test_a_quiet_channel_that_is_listened_to_is_not_warned_of(cdc: Operator, site: Site) -> None:
@@ -99,8 +187,8 @@ def test_a_quiet_channel_that_is_listened_to_is_not_warned_of(cdc: Operator, sit
     record["cleanPolls"][ACCOUNT] = polled.isoformat()
     site.log.write_state("runs/capture1.json", json.dumps(record).encode())
     said = cdc("status", environment=site.environment(ACCOUNT))
-    assert said.lines[-1].startswith(f"✓ {ACCOUNT}  1  ")
-    assert "  72.2 h  0" in said.lines[-1]
+    assert said.lines[2].startswith(f"✓ {ACCOUNT}  1  ")
+    assert "  72.2 h  0" in said.lines[2]
 
 
 def test_a_run_record_that_cannot_be_read_is_warned_of(cdc: Operator, site: Site) -> None:
@@ -138,7 +226,7 @@ def test_a_log_that_contradicts_itself_is_an_error_and_a_garbled_checkpoint_a_wa
     site.log.write_state("data/AccountChangeEvent.json", b"{")
     warned = cdc("status", environment=site.environment(ACCOUNT))
     assert warned.code == 0
-    assert warned.lines[-1] == f"! the checkpoint of {ACCOUNT} cannot be read (it is not JSON); the log decides"
+    assert warned.lines[-2] == f"! the checkpoint of {ACCOUNT} cannot be read (it is not JSON); the log decides"
     site.log.delete_state("data/AccountChangeEvent.json")
     site.log.delete_events_container()
     said = cdc("status", environment=site.environment(ACCOUNT))

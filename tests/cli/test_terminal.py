@@ -10,6 +10,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Screen:
     """A terminal of some width; `seen` is all that was written to it."""
 
     descriptor: int
+    answering: int
     seen: bytearray = field(default_factory=bytearray)
 
     @property
@@ -46,7 +48,7 @@ def terminal(columns: int) -> Iterator[Screen]:
     """Yield a terminal that is read all the time, so that nobody who writes to it has to wait."""
     reading, writing = pty.openpty()
     fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    screen = Screen(writing)
+    screen = Screen(writing, reading)
 
     def read() -> None:
         while True:
@@ -111,6 +113,44 @@ def test_nothing_is_wider_than_the_terminal_and_no_id_is_broken(cdc: Operator, s
     assert "\x1b[33mdegraded\x1b[0m" in screen.text
     assert "\x1b[31m✗\x1b[0m" in screen.text
     assert "\x1b[32m✓\x1b[0m" in screen.text
+
+
+def test_a_watch_on_a_terminal_shows_each_look_in_the_place_of_the_one_before(cdc: Operator, site: Site) -> None:
+    site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    with terminal(120) as screen:
+        process = cdc.start(
+            "status", "--watch", "--every", "0.2", environment=settings(site, ACCOUNT), stdout=screen.descriptor
+        )
+        wait_until(lambda: screen.plain.count("every 0.2 s; Ctrl-C ends") >= 3, at_most_s=30)
+        process.send_signal(signal.SIGINT)
+        said = cdc.finish(process)
+    assert (said.code, said.err) == (0, "")
+    assert re.search(r"\x1b\[1A", screen.text), "the cursor never went up"
+    assert screen.text.count("\x1b[?25l") == screen.text.count("\x1b[?25h") == 1  # the cursor is back
+    assert "\x1b[32m72.0 h" in screen.text
+
+
+def test_an_order_is_asked_for_and_can_be_declined(cdc: Operator, site: Site) -> None:
+    site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    before = site.log.names()
+    for answer, code in (("n", 2), ("y", 0)):
+        with terminal(80) as screen:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cdc", "rewind", ACCOUNT, "--to", "earliest"],
+                cwd=cdc.folder,
+                env=cdc.environment(settings(site, ACCOUNT)),
+                stdin=screen.descriptor,
+                stdout=screen.descriptor,
+                stderr=screen.descriptor,
+            )
+            wait_until(lambda seen=screen: "Open generation 2 of" in seen.plain, at_most_s=30)
+            os.write(screen.answering, f"{answer}\n".encode())
+            assert process.wait(LIMIT_S) == code
+        for line in screen.plain.splitlines():
+            assert len(line) <= 80 or line.startswith("Open generation"), line
+        assert (site.log.names() == before) == (answer == "n")
 
 
 def test_without_colours_where_they_are_not_wanted(cdc: Operator, site: Site) -> None:

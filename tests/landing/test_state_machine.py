@@ -71,6 +71,7 @@ class LogMachine(RuleBasedStateMachine):
         """The faults stop, what was late arrives: one quiet run lands everything, later ones find nothing to do."""
         for writer in world.writers:
             world.release(writer)
+        world.release_orders()
         world.check()
         policy = Policy(world.policy.start, EARLIEST)
         world.capture(policy)
@@ -142,6 +143,8 @@ class LogMachine(RuleBasedStateMachine):
             "lose_answer": lambda: world.lose_answer(writer),
             "end": lambda: world.end(writer, twist),
             "release": lambda: world.release(writer),
+            "rewind": lambda: self.rewind_to(world, count),
+            "redrive": lambda: world.redrive(world.strays[-1]) if world.strays else world.keep_stray(),
         }
         return named[deed]
 
@@ -153,7 +156,9 @@ class LogMachine(RuleBasedStateMachine):
         nth=st.integers(1, 8),
         elsewhere=st.sampled_from([0, 0, 0, 1]),
         intruder=which,
-        intrusion=st.sampled_from(["session", "session", "poll", "prepare", "checkpoint", "release"]),
+        intrusion=st.sampled_from(
+            ["session", "session", "poll", "prepare", "checkpoint", "release", "rewind", "rewind", "redrive"]
+        ),
         intruding=st.integers(1, 5),
     )
     def interleave(
@@ -174,6 +179,50 @@ class LogMachine(RuleBasedStateMachine):
         other = self.other(beside, writer, intruder)
         twist = Twist(nth, intrusion=self.deed(beside, other, intrusion, intruding))
         self.deed(world, writer, deed, count, twist)()
+
+    @rule(
+        where=where,
+        back=st.integers(0, 5),
+        is_redriving=st.booleans(),
+        twist=twists,
+        nth=st.integers(1, 12),
+        number=which,
+        meanwhile=st.sampled_from([None, "session", "session", "poll", "prepare", "checkpoint", "rewind", "redrive"]),
+        published=st.integers(0, 3),
+    )
+    def order(
+        self,
+        where: int,
+        back: int,
+        is_redriving: bool,
+        twist: Twist | None,
+        nth: int,
+        number: int,
+        meanwhile: str | None,
+        published: int,
+    ) -> None:
+        """The operator rewinds or re-drives while runs capture, which may act in full between two storage calls."""
+        world = self.worlds[where]
+        self.publish(where, published, 0)
+        if meanwhile is not None:
+            twist = Twist(nth, intrusion=self.deed(world, self.writer(world, number), meanwhile, published))
+        if not is_redriving:
+            self.rewind_to(world, back, twist)
+        elif world.strays:
+            world.redrive(world.strays[back % len(world.strays)], twist)
+        else:
+            world.keep_stray()
+
+    def rewind_to(self, world: World, back: int, twist: Twist | None = None) -> None:
+        """0: the tip, where late events allow it; up to 2: the earliest; else the id of an event so far back."""
+        known = world.org.events[world.org.floor :]
+        is_tip_safe = TIP in (world.policy.start, world.policy.on_replay_expired)
+        if back == 0 and is_tip_safe:
+            world.rewind(TIP, twist)
+        elif back > 2 and len(known) >= back:
+            world.rewind(known[-back].replay_id, twist)
+        else:
+            world.rewind(EARLIEST, twist)
 
     # --- the org and the operator ------------------------------------------------------------------------------------
 
@@ -223,6 +272,7 @@ class LogMachine(RuleBasedStateMachine):
             for writer in world.writers:
                 world.release(writer)
                 writer.is_over = True
+            world.release_orders()
 
     @rule(
         where=where,

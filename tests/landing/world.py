@@ -13,14 +13,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from cdc import layout
 from cdc.continuity import TIP_MARGIN, Opening, Policy, Start, choose_start
-from cdc.errors import CdcError, ContinuityStopped, Fenced, LatePut, StorageError
+from cdc.errors import CdcError, ContinuityStopped, Fenced, LatePut, OrderRefused, StorageError
 from cdc.events import EARLIEST, TIP, Delivery, read_message
 from cdc.landing import ChannelLog, StorageLog
 from cdc.memory_store import MemoryContainer
+from cdc.orders import Orders, placed
+from cdc.salesforce import Token
 from cdc.store import Blob
 from tests.faulty_store import Call, Decide, Fault, FaultyContainer, Killed, Script
 
@@ -172,6 +175,8 @@ class World:
         self.warnings: list[str] = []
         self._checkpoint_name = layout.checkpoint_name(channel)
         self._segment = re.compile(rf"^{channel[1:]}/date=(\d{{4}}-\d\d-\d\d)/(\d{{12}})\.jsonl$")
+        self.strays: list[str] = []  # the ids of what is in quarantine
+        self._order_scripts: list[Script] = []
         self._handshakes: dict[datetime, int] = {}
         self._tips: dict[int, int] = {}
         self._expired: set[str] = set()
@@ -375,6 +380,46 @@ class World:
 
     # --- what else happens -------------------------------------------------------------------------------------------
 
+    def order(self, deed: Callable[[Orders], None], twist: Twist | Decide | None = None) -> bool:
+        """An operator orders something; True where nothing went wrong."""
+        script = Script()
+        self._order_scripts.append(script)
+        script.decide = as_script(twist)
+        orders = Orders(
+            FaultyContainer(self.events, script),
+            FaultyContainer(self.state, script),
+            run_id=f"operator-{len(self._order_scripts)}",
+            now=lambda: self.org.now,
+            fetch_token=lambda timeout_s: Token("", "", ORG_ID, "005000000000001AAA", self._shake_hands()),
+        )
+        try:
+            deed(orders)
+        except (Killed, OrderRefused, StorageError):
+            return False
+        return True
+
+    def rewind(self, start: str, twist: Twist | Decide | None = None) -> bool:
+        """The operator rewinds the channel to -1, -2 or a replay id."""
+        return self.order(lambda orders: _rewind(orders, self.channel, start), twist)
+
+    def keep_stray(self) -> None:
+        """A message that nobody could place was put into quarantine; by now it can be placed."""
+        number = len(self.strays) + 1
+        data = {"event": {"replayId": number}, "payload": {"stray": number}}
+        raw = json.dumps({"data": data, "channel": self.channel}).encode()
+        self.events.ensure()
+        self.events.create(layout.quarantine_name(self.channel, raw), raw, content_type="application/json")
+        self.strays.append(hashlib.sha256(raw).hexdigest())
+
+    def redrive(self, stray: str, twist: Twist | Decide | None = None) -> bool:
+        """The operator lands it after all."""
+        return self.order(lambda orders: _redrive(orders, self.channel, stray), twist)
+
+    def release_orders(self) -> None:
+        """Late writes of the operator's arrive."""
+        for script in self._order_scripts:
+            script.release()
+
     def release(self, writer: Writer) -> None:
         """Late writes of this writer arrive."""
         writer.script.release()
@@ -484,6 +529,9 @@ class World:
                 continue
             assert blob.body.endswith(b"\n")
             lines = blob.body[:-1].split(b"\n")
+            if blob.metadata.get("redriven"):
+                self._read[name] = (blob.etag, Landed(int(found[2]), found[1], dict(blob.metadata), []))
+                continue
             places = [json.loads(line)["data"]["payload"]["place"] for line in lines]
             for place, line in zip(places, lines, strict=True):
                 assert line == self.org.events[place].raw
@@ -527,6 +575,7 @@ class World:
         assert numbers == sorted(numbers), "a generation that goes on after a newer one"
         for record in self.records(f"generations{self.channel}/"):
             self._check_generation(record, segments)
+        self._check_redriven(segments)
         self._check_gaps()
         self._check_checkpoint(segments)
 
@@ -546,6 +595,15 @@ class World:
         if record["start"] == TIP and time is not None:
             assert time >= t0 - TIP_MARGIN, "events from before the tip"
 
+    def _check_redriven(self, segments: list[Landed]) -> None:
+        """A redriven segment repeats the position of the one before it, and no message is redriven twice."""
+        for before, segment in pairwise(segments):
+            if segment.metadata.get("redriven"):
+                assert segment.metadata["generation"] == before.metadata["generation"]
+                assert segment.metadata["last_replay_id"] == before.metadata["last_replay_id"]
+        redriven = [each.metadata["sha256"] for each in segments if each.metadata.get("redriven")]
+        assert len(set(redriven)) == len(redriven), "a message was redriven twice"
+
     def must_start_at(self, record: dict[str, Any]) -> int:
         """The first place that the generation may not do without: what was published after its start."""
         number = int(record["number"])
@@ -553,11 +611,16 @@ class World:
         return max(at_handshake, self._tips.get(number, 0)) if record["start"] == TIP else at_handshake
 
     def _check_gaps(self) -> None:
-        """A generation but the first stands on a gap record, which was written before it."""
+        """A generation but the first stands on a gap record, which was written before it.
+
+        Where an operator went back to the earliest event, nothing is missing.
+        """
         gaps = {record["number"] for record in self.records(f"gaps{self.channel}/")}
-        generations = {record["number"] for record in self.records(f"generations{self.channel}/")}
+        records = self.records(f"generations{self.channel}/")
+        generations = {record["number"] for record in records}
         assert generations == set(range(1, len(generations) + 1))
-        assert generations - {1} <= gaps
+        going_back = {each["number"] for each in records if each["cause"] == "rewind" and each["start"] != TIP}
+        assert generations - {1} - going_back <= gaps
 
     def _check_checkpoint(self, segments: list[Landed]) -> None:
         """A checkpoint never names what is not landed."""
@@ -586,6 +649,15 @@ class World:
         ]
         missing = set(range(max(self.must_start_at(newest), self.org.floor), self.org.count)) - set(places)
         assert not missing, f"published and not landed: {sorted(missing)}"
+
+
+def _rewind(orders: Orders, channel: str, start: str) -> None:
+    orders.rewind(orders.plan_rewind(channel, start))
+
+
+def _redrive(orders: Orders, channel: str, stray: str) -> None:
+    kept, body = orders.find(stray)
+    orders.redrive(kept, placed(kept, body, [channel]))
 
 
 def as_script(twist: Twist | Decide | None) -> Decide:

@@ -113,7 +113,15 @@ def test_what_lies_about_in_a_clone_is_not_published(tmp_path: Path) -> None:
             "cdc/__pycache__/app.pyc",
             "__pycache__/function_app.pyc",
         ),
-        *("tests/test_app.py", "emulator/org.py", "infra/main.bicep", "azure.yaml", "cdc/cli.py", "build/x", ".demo/y"),
+        *(
+            "tests/test_app.py",
+            "emulator/org.py",
+            "infra/main.bicep",
+            "azure.yaml",
+            "cdc/cli/run.py",
+            "build/x",
+            ".demo/y",
+        ),
         *("salesforce_cdc_blob.egg-info/PKG-INFO", "__azurite_db_blob__.json", "requirements-dev.txt", "Makefile"),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -193,6 +193,13 @@ def test_names_are_full_sorted_and_only_those_under_the_prefix(container: Contai
     assert container.names("nothing/") == []
 
 
+def test_names_can_be_bounded(container: Container) -> None:
+    for number in range(5):
+        container.create(f"a/{number}", b"", content_type="text/plain")
+    assert container.names("a/", at_most=2) == ["a/0", "a/1"]
+    assert len(container.names("a/", at_most=9)) == 5
+
+
 def test_folders_are_the_next_level_only(container: Container) -> None:
     for name in ("x", "l/A/date=2026-11-23/1", "l/A/date=2026-11-24/1", "l/A/date=2026-11-24/2", "l/B/d/1", "l/c"):
         container.create(name, b"", content_type=LINES)
