@@ -120,7 +120,9 @@ def test_limits_channel_members_and_schemas(org: Emulator, salesforce: Any, clie
     limits = salesforce.limits()
     assert limits["DailyDeliveredPlatformEvents"] == {"Max": 1_000, "Remaining": 996}
     assert limits["DurableStreamingApiConcurrentClients"] == {"Max": 1_000, "Remaining": 999}
-    soql = "SELECT SelectedEntity FROM PlatformEventChannelMember WHERE EventChannel = 'Sales__chn'"
+    soql = "SELECT Id FROM PlatformEventChannel WHERE DeveloperName = 'Sales'"
+    [channel] = salesforce.toolingexecute("query/", params={"q": soql})["records"]
+    soql = f"SELECT SelectedEntity FROM PlatformEventChannelMember WHERE EventChannel = '{channel['Id']}'"
     members = salesforce.toolingexecute("query/", params={"q": soql})["records"]
     assert {row["SelectedEntity"] for row in members} == {"AccountChangeEvent", "OpportunityChangeEvent"}
     schema = salesforce.restful("sobjects/AccountChangeEvent/eventSchema")
