@@ -153,7 +153,9 @@ def test_the_newest_change_of_an_entity_is_one_row_of_one_query(org: Emulator, s
 
 def test_a_channel_member_shows_its_filter(org: Emulator, salesforce: Any) -> None:
     org.channel("/data/Sales__chn", filters={"Account": "Industry = 'Energy'"})
-    soql = "SELECT SelectedEntity, FilterExpression FROM PlatformEventChannelMember WHERE EventChannel = 'Sales__chn'"
+    soql = (
+        "SELECT SelectedEntity, FilterExpression FROM PlatformEventChannelMember WHERE EventChannel != 'ChangeEvents'"
+    )
     members = salesforce.toolingexecute("query/", params={"q": soql})["records"]
     assert {row["SelectedEntity"]: row["FilterExpression"] for row in members} == {
         "AccountChangeEvent": "Industry = 'Energy'",
