@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cdc import answer, background, health, orders, overview, preflight, rest, salesforce, tail
+from cdc import answer, background, first_check, health, orders, overview, preflight, rest, salesforce, tail
 from cdc.answer import Answer
 from cdc.continuity import Policy
 from cdc.errors import CdcError, SettingsInvalid, StorageUnavailable
 from cdc.events import EARLIEST, TIP
+from cdc.finding import Finding
 from cdc.landing import StorageLog
 from cdc.overview import Overview
 from cdc.report import RunReport
@@ -130,15 +131,23 @@ def capture(
 def run_timer(group_name: str, root: Path) -> RunReport:
     """What the timer does: read the settings, check that the run fits under the host's limit, capture.
 
-    Raises: SettingsInvalid.
+    The first run of a process logs beside it what `check` finds. Raises: SettingsInvalid.
     """
-    settings = load_settings()
-    check_function_timeout(settings, root / "host.json")
-    return capture(settings, group_named(settings, group_name), emit=from_one_thread(log_json))
+    with first_check.beside(lambda: check(root, with_sessions=False), log_json):
+        settings = load_settings()
+        check_function_timeout(settings, root / "host.json")
+        return capture(settings, group_named(settings, group_name), emit=from_one_thread(log_json))
 
 
-def check(root: Path) -> Iterator[preflight.Finding]:
-    """Yield what the preflight finds, as it is found; writes nothing. Raises nothing foreseeable."""
+def check(root: Path, *, with_sessions: bool = True) -> Iterator[Finding]:
+    """Yield what the preflight finds, as it is found; writes nothing. Raises nothing foreseeable.
+
+    Without sessions it leaves out the handshake and the subscribes.
+    """
+
+    def open_session(token: salesforce.Token) -> CometDSession:
+        return CometDSession(salesforce.Streaming(token, version))
+
     try:
         settings = load_settings()
         yield from preflight.check_settings(settings, lambda: check_function_timeout(settings, root / "host.json"))
@@ -149,13 +158,16 @@ def check(root: Path) -> Iterator[preflight.Finding]:
                 events=events,
                 state=state,
                 log=_log_to_read(events, state),
+                storage_ahead=service.clock_ahead,
                 fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
-                open_session=lambda token: CometDSession(salesforce.Streaming(token, version)),
+                is_assertion=credentials.private_key is not None,
+                open_rest=lambda token: rest.Rest(token, version),
+                open_session=open_session if with_sessions else None,
             )
             channels = [channel for group in settings.channel_groups for channel in group.channels]
             yield from preflight.check_outside(channels, doors)
     except SettingsInvalid as error:
-        yield from preflight.refused_settings(error)
+        yield from preflight.unusable_settings(error)
 
 
 def status(settings: Settings) -> overview.Overview:

@@ -5,7 +5,8 @@ The type decides what a run does about it; the text is for people. This module n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 
 class CdcError(Exception):
@@ -20,14 +21,20 @@ class CdcError(Exception):
 
 
 class SettingsInvalid(CdcError):
-    """One or more app settings are missing or malformed; `problems` names each of them."""
+    """One or more app settings are missing or malformed; `problems` names each, `steps` has what to do about some."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, problems: Sequence[str], *, steps: Mapping[str, str] | None = None) -> None:
         self.problems = tuple(problems)
-        super().__init__(
-            "reading the settings: " + "; ".join(self.problems),
-            hint="correct the settings named above: app settings in Azure, local.settings.json or the environment here",
-        )
+        self._steps = dict(steps or {})
+        hints = dict.fromkeys(self.step_for(problem) for problem in self.problems)
+        super().__init__("reading the settings: " + "; ".join(self.problems), hint="; ".join(hints))
+
+    def step_for(self, problem: str) -> str:
+        """Return the next step for one of the problems."""
+        return self._steps.get(problem, _CORRECT)
+
+
+_CORRECT = "correct the settings named above: app settings in Azure, local.settings.json or the environment here"
 
 
 # --- Salesforce ------------------------------------------------------------------------------------------------------
@@ -38,7 +45,14 @@ class SalesforceError(CdcError):
 
 
 class LoginRefused(SalesforceError):
-    """The token endpoint understood the request and said no: trying again changes nothing."""
+    """The token endpoint understood the request and said no: trying again changes nothing.
+
+    `server_time` is its clock, None where no answer told it.
+    """
+
+    def __init__(self, message: str, *, hint: str, server_time: datetime | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.server_time = server_time
 
 
 class RequestRefused(SalesforceError):
@@ -94,7 +108,12 @@ class ReplayIdRefused(SubscribeRefused):
 
 
 class RestFailed(SalesforceError):
-    """A REST question to the org could not be answered."""
+    """A REST question to the org was not answered; `status` is HTTP's or 0, `code` Salesforce's or ""."""
+
+    def __init__(self, message: str, *, hint: str, status: int = 0, code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.code = code
 
 
 class RestDenied(RestFailed):

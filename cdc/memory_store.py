@@ -87,6 +87,9 @@ class MemoryContainer:
         with self._lock:
             self._there("trying to write")
 
+    def probe_ensure(self) -> None:
+        """Prove the right to create the container: here everybody has it."""
+
     def _there(self, doing: str) -> dict[str, Blob]:
         if self._blobs is None:
             raise ContainerMissing(f"{doing} in container {self._name}: no such container", hint="create the container")

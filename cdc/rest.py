@@ -1,4 +1,4 @@
-"""REST questions to the org, through simple-salesforce: what changed, what its channels carry, what is left to deliver.
+"""REST questions to the org, through simple-salesforce: what changed, what its channels carry, what the user may.
 
 Never writes to the org, never tries again, and passes on none of Salesforce's texts but its error codes.
 """
@@ -6,8 +6,9 @@ Never writes to the org, never tries again, and passes on none of Salesforce's t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -15,12 +16,32 @@ from urllib.parse import quote
 import requests
 
 from cdc.errors import RestDenied, RestFailed
-from cdc.exchange import HttpSession, connection_cause, host_of
-from cdc.salesforce import Token
+from cdc.exchange import NETWORK_HINT, HttpSession, connection_cause, host_of
+from cdc.salesforce import API_ENABLED, Token
 
 MAX_REST_ANSWER_BYTES = 64 * 1024 * 1024  # 600,000 ids, the most that getUpdated lists, have 13 MB
 _NO_ALLOCATION = 10**12  # events a day: more than that is no number that Salesforce means
 MAX_REST_DAYS = 30  # getUpdated and getDeleted look back no further (REST API guide, "Get Updated")
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One of the org's limits (REST API guide, "Limits"): how much it is, and how much is left of it."""
+
+    maximum: int
+    remaining: int
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What a user's permission sets, the profile's among them, grant for change events.
+
+    `objects` has whether View All Records is granted on each object that has permissions of its own.
+    """
+
+    views_all_data: bool
+    views_all_users: bool
+    objects: Mapping[str, bool]
 
 
 class Rest:
@@ -59,14 +80,12 @@ class Rest:
 
         Raises: RestFailed; also for platform events, which leave no record to ask about.
         """
-        kind, name = channel.strip("/").split("/", 1)
-        if kind != "data":
+        if channel.startswith("/event/"):
             raise _rest_failed(
                 self._host, _behind(channel), "platform events leave no record that could be asked about"
             )
-        if name == "ChangeEvents" or name.endswith("__chn"):
-            return self._channel_members(channel, name)
-        return [_entity_of(name)]
+        entity = entity_of(channel)
+        return [entity] if entity is not None else self._named_members(channel)
 
     def unfiltered_entities(self, channel: str) -> list[str]:
         """Return the entities of which every change that makes an event is to arrive on the channel.
@@ -75,7 +94,7 @@ class Rest:
         """
         if not channel.endswith("__chn"):
             return self.entities(channel)
-        return self._channel_members(channel, channel.rpartition("/")[2], has_filters=True)
+        return self._named_members(channel, has_filters=True)
 
     def newest_change(self, channel: str, entity: str, after: datetime, until: datetime) -> datetime | None:
         """Return when the newest record changed (SystemModstamp) after one time and until another, deleted ones too.
@@ -105,16 +124,91 @@ class Rest:
                 raise ValueError(maximum)
             return maximum, remaining
 
-    def _channel_members(self, channel: str, name: str, *, has_filters: bool = False) -> list[str]:
-        fields = "SelectedEntity, FilterExpression" if has_filters else "SelectedEntity"
-        soql = f"SELECT {fields} FROM PlatformEventChannelMember WHERE EventChannel = '{name}'"  # noqa: S608
+    def _named_members(self, channel: str, *, has_filters: bool = False) -> list[str]:
+        """Return the entities of a channel of several, those with a filter left out where filters are asked for."""
         with _rest_exceptions(self._host, _behind(channel)):
-            records = self._salesforce.toolingexecute("query/?q=" + quote(soql))["records"]
-            members = [_entity_of(each["SelectedEntity"]) for each in records if not each.get("FilterExpression")]
+            found = self._members(has_filters=has_filters).get(channel, [])
+        members = [entity for entity, is_filtered in found if not is_filtered]
         if not members:
-            cause = "each of its members has a filter" if records else "the channel shows no members to this user"
+            cause = "each of its members has a filter" if found else "the channel shows no members to this user"
+            raise _rest_failed(self._host, _behind(channel), cause)
+        if "" in members:
+            cause = "the org tells some of its members by their ids alone"
             raise _rest_failed(self._host, _behind(channel), cause)
         return members
+
+    # what the org grants: for `check`
+
+    def allocations(self) -> dict[str, Allocation]:
+        """Return the org's limits by their names. Raises: RestFailed."""
+        with _rest_exceptions(self._host, "its limits", hint=_LIMITS_HINT):
+            found = self._salesforce.limits()
+            return {
+                name: Allocation(int(each["Max"]), int(each["Remaining"]))
+                for name, each in found.items()
+                if isinstance(each, dict) and {"Max", "Remaining"} <= each.keys()
+            }
+
+    def selected(self) -> dict[str, list[str]]:
+        """Return what is selected for Change Data Capture: channel -> its entities. Raises: RestFailed.
+
+        An entity of which the org tells nothing but an id is "".
+        """
+        with _rest_exceptions(self._host, "what is selected for Change Data Capture", hint=_SETUP_HINT):
+            return {channel: [entity for entity, _ in members] for channel, members in self._members().items()}
+
+    def _members(self, *, has_filters: bool = False) -> dict[str, list[tuple[str, bool]]]:
+        """Return channel -> its entities, each with whether it has a filter (False where filters are not asked for)."""
+        fields = "EventChannel, SelectedEntity" + (", FilterExpression" if has_filters else "")
+        members = self._tooling(f"SELECT {fields} FROM PlatformEventChannelMember")  # noqa: S608
+        names: dict[str, str] = {}
+        if any(_is_channel_id(record["EventChannel"]) for record in members):
+            custom = self._tooling("SELECT Id, DeveloperName, NamespacePrefix FROM PlatformEventChannel")
+            names = {record["Id"][:15]: _channel_name(record) for record in custom}
+        channels: dict[str, list[tuple[str, bool]]] = {}
+        for record in members:
+            channel, entity = str(record["EventChannel"]), str(record["SelectedEntity"])
+            known = _entity_of(entity) if entity.endswith("ChangeEvent") else ""
+            is_filtered = bool(record.get("FilterExpression"))
+            channels.setdefault(f"/data/{names.get(channel[:15], channel)}", []).append((known, is_filtered))
+        return channels
+
+    def is_readable(self, entity: str) -> bool:
+        """True where the object exists for the user (sObject Describe). Raises: RestFailed."""
+        try:
+            with _rest_exceptions(
+                self._host, f"a description of {entity}", hint=f"give the run-as user Read on {entity}"
+            ):
+                return bool(getattr(self._salesforce, entity).describe())
+        except RestFailed as error:
+            if error.status in (403, 404) and error.code not in REFUSES_ALL:
+                return False
+            raise
+
+    def permissions(self, user_id: str) -> Permissions:
+        """Return what the user's permission sets grant, looked up as the user itself. Raises: RestFailed."""
+        asked = f"SELECT PermissionSetId FROM PermissionSetAssignment WHERE AssigneeId = '{user_id}'"  # noqa: S608
+        with _rest_exceptions(self._host, "the user's permissions", hint=_SETUP_HINT):
+            ids = ",".join(f"'{record['PermissionSetId']}'" for record in self._query(asked)) or "''"
+            fields = "PermissionsViewAllData, PermissionsViewAllUsers"
+            sets = self._query(f"SELECT {fields} FROM PermissionSet WHERE Id IN ({ids})")  # noqa: S608
+            fields = "SobjectType, PermissionsViewAllRecords"
+            granted = self._query(f"SELECT {fields} FROM ObjectPermissions WHERE ParentId IN ({ids})")  # noqa: S608
+            objects: dict[str, bool] = {}
+            for record in granted:
+                name = record["SobjectType"]
+                objects[name] = objects.get(name, False) or bool(record["PermissionsViewAllRecords"])
+            return Permissions(
+                views_all_data=any(record["PermissionsViewAllData"] for record in sets),
+                views_all_users=any(record["PermissionsViewAllUsers"] for record in sets),
+                objects=objects,
+            )
+
+    def _query(self, soql: str) -> list[Any]:
+        return list(self._salesforce.query_all(soql)["records"])
+
+    def _tooling(self, soql: str) -> list[Any]:
+        return list(self._salesforce.toolingexecute("query/?q=" + quote(soql))["records"])
 
     def _entity_has_changes(self, channel: str, entity: str, start: datetime, end: datetime) -> bool:
         with _rest_exceptions(self._host, _behind(channel)):
@@ -135,11 +229,30 @@ class Rest:
         return False
 
 
+def entity_of(channel: str) -> str | None:
+    """Return the entity whose own channel this is: `/event/Order__e` -> `Order__e`; None for a channel of several."""
+    kind, name = channel.strip("/").split("/", 1)
+    if kind == "event":
+        return name
+    return None if name == "ChangeEvents" or name.endswith("__chn") else _entity_of(name)
+
+
 def _entity_of(event_name: str) -> str:
     """`AccountChangeEvent` -> `Account`, `Invoice__ChangeEvent` -> `Invoice__c` (C-GUIDE, "Subscription Channels")."""
     if event_name.endswith("__ChangeEvent"):
         return event_name.removesuffix("__ChangeEvent") + "__c"
     return event_name.removesuffix("ChangeEvent")
+
+
+def _is_channel_id(value: str) -> bool:
+    """True for the id of a custom channel: only the standard one goes by its name (PlatformEventChannelMember)."""
+    return value.startswith("0YL")
+
+
+def _channel_name(record: Mapping[str, Any]) -> str:
+    """`Sales` -> `Sales__chn`, with its package's prefix: a developer name has neither (PlatformEventChannel)."""
+    prefix = record.get("NamespacePrefix")
+    return (f"{prefix}__" if prefix else "") + f"{record['DeveloperName']}__chn"
 
 
 def _rest_time(value: Any) -> datetime | None:
@@ -157,28 +270,34 @@ _CHANGES_HINT = "give the run-as user API Enabled and View All on the entity, or
 _LIMITS_HINT = (
     "give the run-as user View Setup and Configuration, or watch the allocation in Setup; capture needs neither"
 )
+_SETUP_HINT = "give the run-as user the system permission View Setup and Configuration"
+# Error codes by which Salesforce refuses whatever is asked, and what to do (REST API guide, "Status Codes and Errors").
+REFUSES_ALL = {
+    "API_DISABLED_FOR_ORG": API_ENABLED,
+    "API_CURRENTLY_DISABLED": API_ENABLED,
+    "INVALID_SESSION_ID": "give the External Client App the OAuth scope Manage user data via APIs (api)",
+    "REQUEST_LIMIT_EXCEEDED": "the org's API requests of 24 hours are used up (DailyApiRequests): see who uses them",
+}
 
 
-def _rest_failed(
-    host: str, what: str, cause: str, *, hint: str = _CHANGES_HINT, kind: type[RestFailed] = RestFailed
-) -> RestFailed:
-    return kind(f"asking {host} for {what}: {cause}", hint=hint)
+def _rest_failed(host: str, what: str, cause: str) -> RestFailed:
+    return RestFailed(f"asking {host} for {what}: {cause}", hint=_CHANGES_HINT)
 
 
 @contextmanager
-def _rest_exceptions(host: str, what: str, *, hint: str = _CHANGES_HINT) -> Iterator[None]:
+def _rest_exceptions(host: str, question: str, *, hint: str = _CHANGES_HINT) -> Iterator[None]:
     from simple_salesforce.exceptions import SalesforceError as ForeignError
 
+    what = f"asking {host} for {question}"
     try:
         yield
     except ForeignError as error:
-        code = re.search(r"'errorCode': '([A-Z_]+)'", str(getattr(error, "content", "")))
-        status = getattr(error, "status", "?")
+        found = re.search(r"'errorCode': '([A-Z_]+)'", str(getattr(error, "content", "")))
+        status, code = int(getattr(error, "status", 0)), found[1] if found else ""
         kind = RestDenied if status in (400, 403, 404) else RestFailed
-        cause = f"HTTP {status}" + (f" {code[1]}" if code else "")
-        raise _rest_failed(host, what, cause, hint=hint, kind=kind) from None
+        cause = f"HTTP {status}" + (f" {code}" if code else "")
+        raise kind(f"{what}: {cause}", hint=REFUSES_ALL.get(code, hint), status=status, code=code) from None
     except (requests.RequestException, OSError) as error:
-        raise _rest_failed(host, what, connection_cause(error), hint=hint) from None
+        raise RestFailed(f"{what}: {connection_cause(error)}", hint=NETWORK_HINT) from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError):
-        cause = "the answer is not of the documented shape"
-        raise _rest_failed(host, what, cause, hint=hint, kind=RestDenied) from None
+        raise RestDenied(f"{what}: the answer is not of the documented shape", hint=hint) from None

@@ -75,7 +75,7 @@ def fetch_token(credentials: Credentials, *, timeout_s: float = TOKEN_TIMEOUT_S)
         raise ServerBusy(f"asking for a token from {host_of(url)}: HTTP {answer.status}", hint=NETWORK_HINT)
     fields = _json_object(answer.body)
     if answer.status != 200:
-        raise _login_refused(url, answer.status, fields or {}, credentials)
+        raise _login_refused(url, answer, fields or {}, credentials)
     if fields is None:
         # A page in place of an answer is mostly the one that Salesforce shows during maintenance.
         raise RequestLost(
@@ -119,13 +119,19 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
     return decoded if isinstance(decoded, dict) else None
 
 
+API_ENABLED = "give the run-as user the system permission API Enabled; if it has it, the org's edition has no API"
+_APPROVE = (
+    "pre-authorise the run-as user: External Client App > Policies, Permitted Users and a permission set that it has"
+)
 # Salesforce's words -> what to fix (help: "OAuth 2.0 client credentials flow", "JWT bearer flow").
 _LOGIN_HINTS = (
     ("client identifier invalid", "check SALESFORCE_CLIENT_ID: the consumer key of the External Client App"),
     ("invalid client credentials", "check SALESFORCE_CLIENT_SECRET: it does not belong to this consumer key"),
     ("no client credentials user", "name a run-as user in the app's client credentials flow settings"),
     ("not supported on this domain", "set SALESFORCE_LOGIN_URL to the My Domain URL, not login.salesforce.com"),
-    ("hasn't approved", "pre-authorise the app for this user: permitted users, then a profile or permission set"),
+    ("hasn't approved", f"{_APPROVE}; it must be SALESFORCE_USERNAME"),
+    ("not admin approved", _APPROVE),
+    ("api is ", API_ENABLED),
     ("audience is invalid", "check SALESFORCE_LOGIN_URL: sandbox and production differ"),
     ("user", "check SALESFORCE_USERNAME and that the user is active and allowed to use the app"),
     ("expired", "check this machine's clock: a login assertion lives three minutes"),
@@ -134,18 +140,18 @@ _LOGIN_HINTS = (
 )
 
 
-def _login_refused(url: str, status: int, fields: dict[str, Any], credentials: Credentials) -> LoginRefused:
+def _login_refused(url: str, answer: HttpAnswer, fields: dict[str, Any], credentials: Credentials) -> LoginRefused:
     error, words = (str(fields.get(name, "")) for name in ("error", "error_description"))
     for secret in (credentials.client_secret, credentials.private_key):
         error, words = (text.replace(secret, "***") if secret else text for text in (error, words))
-    said = ": ".join(part[:500] for part in (error, words) if part) or f"HTTP {status} without an OAuth answer"
+    said = ": ".join(part[:500] for part in (error, words) if part) or f"HTTP {answer.status} without an OAuth answer"
     default = (
         "check SALESFORCE_CLIENT_ID and the key or secret that goes with it"
         if error
         else "check SALESFORCE_LOGIN_URL: no OAuth endpoint answers there"
     )
     hint = next((hint for sign, hint in _LOGIN_HINTS if sign in words.lower()), default)
-    return LoginRefused(f"logging in to {host_of(url)}: {said}", hint=hint)
+    return LoginRefused(f"logging in to {host_of(url)}: {said}", hint=hint, server_time=answer.server_time)
 
 
 def _read_token(fields: dict[str, Any], url: str, server_time: datetime | None = None) -> Token:

@@ -347,9 +347,17 @@ def _unknown(values: Mapping[str, str]) -> Iterator[str]:
 # --- problems ---------------------------------------------------------------------------------------------------------
 
 
+_UNRESOLVED = "an unresolved Key Vault reference; the app's identity cannot read the vault, or the secret is not there"
+_RESOLVE = (
+    "check that the app's identity has the role \"Key Vault Secrets User\" on the vault and is the app's "
+    "keyVaultReferenceIdentity, that the secret's name or URI is right, and that the vault's network admits the app; "
+    "then restart the app"
+)
+
+
 def _unusable(value: str) -> str | None:
     if value.lower().startswith("@microsoft.keyvault("):
-        return "an unresolved Key Vault reference; the app's identity cannot read the vault, or the secret is not there"
+        return _UNRESOLVED
     if value.startswith("<") and value.endswith(">"):
         return "still the placeholder of the example; put your own value"
     return None
@@ -430,7 +438,8 @@ def load_settings(environ: Mapping[str, str] | None = None, *, local_settings: P
         if not _unusable(ours.get(name, "")):
             problems.setdefault(name, []).append(text)
     if settings is None or problems:  # raised out here so that it carries no ValidationError, which carries the values
-        raise SettingsInvalid([f"{name}: {text}" for name in SETTINGS for text in problems.get(name, ())])
+        said = [f"{name}: {text}" for name in SETTINGS for text in problems.get(name, ())]
+        raise SettingsInvalid(said, steps={each: _RESOLVE for each in said if each.endswith(_UNRESOLVED)})
     return settings
 
 
@@ -493,6 +502,9 @@ def check_function_timeout(settings: Settings, host_json: Path, environ: Mapping
     busy_s = settings.cdc_run_seconds + GRACE_SECONDS
     if busy_s >= limit_s:
         problem = (
-            f"{settings.cdc_run_seconds} and {GRACE_SECONDS} s to end the run exceed the {limit_s:.0f} s of {where}"
+            f"CDC_RUN_SECONDS: {settings.cdc_run_seconds} and {GRACE_SECONDS} s to end the run exceed the "
+            f"{limit_s:.0f} s of {where}; lower the one or raise the other"
         )
-        raise SettingsInvalid([f"CDC_RUN_SECONDS: {problem}; lower the one or raise the other"])
+        fits_s = math.ceil(limit_s) - GRACE_SECONDS - 1
+        lower = f"set CDC_RUN_SECONDS to at most {fits_s}, or " if fits_s > 0 else ""
+        raise SettingsInvalid([problem], steps={problem: f"{lower}raise functionTimeout above {busy_s} s"})

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,7 +31,7 @@ from cdc.errors import (
 )
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient
+    from azure.storage.blob import BlobClient, BlobServiceClient
     from pydantic import SecretStr
 
 PROBE_NAME = "write-probe"
@@ -111,6 +112,9 @@ class Container(Protocol):
     def probe_write(self) -> None:
         """Prove the right to write without leaving anything behind."""
 
+    def probe_ensure(self) -> None:
+        """Prove, as far as reading can, that `ensure` may create a container in this account; creates none."""
+
 
 # --- names and metadata: one rule for Azure and the memory twin ------------------------------------------------------
 
@@ -159,16 +163,21 @@ class Patience:
 class BlobService:
     """One storage account and its connections, shared by all threads; `container` is free of requests."""
 
-    def __init__(self, client: BlobServiceClient, host: str) -> None:
+    def __init__(self, client: BlobServiceClient, host: str, clock: _Clock) -> None:
         self._client = client
         self._host = host
+        self._clock = clock
 
     def __repr__(self) -> str:
         return f"<BlobService {self._host}>"
 
     def container(self, name: str) -> Container:
         """Return the port to the container of that name, whether or not it exists."""
-        return AzureContainer(self._client.get_container_client(name), name, self._host)
+        return AzureContainer(self._client, name, self._host)
+
+    def clock_ahead(self) -> timedelta | None:
+        """Return how far the account's clock was ahead of ours at its last answer; None where none told it."""
+        return self._clock.ahead
 
     def close(self) -> None:
         """Close the connections."""
@@ -194,15 +203,16 @@ def open_service(
     """
     if connection_string and account_url:
         raise SettingsInvalid(["CDC_STORAGE and CDC_STORAGE__blobServiceUri are both set; one of them decides"])
+    clock = _Clock()
     if connection_string:
         plain = connection_string if isinstance(connection_string, str) else connection_string.get_secret_value()
-        client = _client_by_connection_string(plain, _client_options(patience))
+        client = _client_by_connection_string(plain, _client_options(patience, clock))
     elif account_url:
         identity = _Identity(_credential(client_id, has_managed_identity))
-        client = _client_by_identity(account_url, identity, _client_options(patience))
+        client = _client_by_identity(account_url, identity, _client_options(patience, clock))
     else:
         raise SettingsInvalid(["CDC_STORAGE: missing (a connection string, or CDC_STORAGE__blobServiceUri)"])
-    return BlobService(client, _host(client.url))
+    return BlobService(client, _host(client.url), clock)
 
 
 def _client_by_connection_string(plain: str, options: dict[str, Any]) -> BlobServiceClient:
@@ -239,6 +249,21 @@ def _credential(client_id: str | None, has_managed_identity: bool) -> Any:
     return DefaultAzureCredential(managed_identity_client_id=client_id)
 
 
+class _Clock:
+    """Notes what each answer's Date header says of the account's clock, refusals included."""
+
+    def __init__(self) -> None:
+        self.ahead: timedelta | None = None
+
+    def note(self, response: Any) -> None:
+        """The SDK's hook: called with every answer."""
+        try:
+            said = parsedate_to_datetime(response.http_response.headers.get("Date") or "")
+            self.ahead = (said if said.tzinfo else said.replace(tzinfo=UTC)) - datetime.now(UTC)
+        except (ValueError, TypeError, OverflowError):
+            return  # no date, or none that anybody could mean
+
+
 class _Identity:
     """A credential whose refusal the SDK does not repeat: azure-identity has already tried as often as makes sense."""
 
@@ -261,7 +286,7 @@ class _NoToken(Exception):
     """Not an AzureError, so that it passes through the SDK's retry policy."""
 
 
-def _client_options(patience: Patience) -> dict[str, Any]:
+def _client_options(patience: Patience, clock: _Clock) -> dict[str, Any]:
     from azure.core.pipeline.transport import RequestsTransport
     from azure.storage.blob import ExponentialRetry
 
@@ -278,6 +303,7 @@ def _client_options(patience: Patience) -> dict[str, Any]:
         "transport": transport,
         "retry_policy": retry,
         "permit_redirects": False,
+        "raw_response_hook": clock.note,
         "max_single_put_size": SINGLE_REQUEST_BYTES,
         "max_single_get_size": SINGLE_REQUEST_BYTES,
     }
@@ -331,8 +357,9 @@ def _host(url: str) -> str:
 class AzureContainer:
     """`Container` over Azure Blob Storage or Azurite; safe for many threads."""
 
-    def __init__(self, client: ContainerClient, name: str, host: str) -> None:
-        self._client = client
+    def __init__(self, service: BlobServiceClient, name: str, host: str) -> None:
+        self._service = service
+        self._client = service.get_container_client(name)
         self._host = host
         self._name = name
 
@@ -357,6 +384,8 @@ class AzureContainer:
                 self._client.create_container()
         except _ContainerExists:
             return False
+        except StorageForbidden as error:
+            raise StorageForbidden(str(error), hint=self._creation_hint(error)) from None
         return True
 
     def read(self, name: str) -> Blob | None:
@@ -416,6 +445,26 @@ class AzureContainer:
         except (BlobChanged, _BlobMissing):
             return
 
+    def probe_ensure(self) -> None:
+        """List the account's containers: an identity whose role is on a container alone may do neither.
+
+        A SAS may create what it may not list, so its refusal by resource type proves nothing.
+        """
+        try:
+            with self._mapped("listing the account's containers to see whether it may create"):
+                next(self._service.list_containers(name_starts_with=self._name, results_per_page=1).by_page(), None)
+        except StorageForbidden as error:
+            if "AuthorizationResourceTypeMismatch" not in str(error):
+                raise StorageForbidden(str(error), hint=self._creation_hint(error)) from None
+
+    def _creation_hint(self, error: StorageForbidden) -> str:
+        if "AuthorizationFailure" in str(error):
+            return error.hint
+        return (
+            f"create it by hand (az storage container create --name {self._name}), or give the identity the role "
+            f'"Storage Blob Data Contributor" on the whole account: on a container alone the role creates none'
+        )
+
     def _at(self, name: str) -> BlobClient:
         return self._client.get_blob_client(checked_name(name))
 
@@ -430,11 +479,13 @@ class AzureContainer:
         except _NoToken as error:
             raise StorageForbidden(f"{what}: no token for storage ({error})", hint=_IDENTITY_HINT) from None
         except (AzureError, OSError) as error:
-            raise _translated(error, what) from None
+            raise _translated(
+                error, what, f"container {self._name} of account {self._host.partition('.')[0]}"
+            ) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # The SDK trusts every 2xx to be from Blob Storage and stumbles over a proxy's or a portal's.
             cause = f"an answer that Blob Storage would not give ({type(error).__name__})"
-            raise _failure(StorageUnavailable, f"{what}: {cause}", "") from None
+            raise _failure(StorageUnavailable, f"{what}: {cause}") from None
 
 
 def _put(blob: BlobClient, body: bytes, content_type: str, **conditions: Any) -> str:
@@ -496,12 +547,24 @@ _IDENTITY_HINT = (
     "check that the app has a managed identity and that CDC_STORAGE__clientId, if set, is that identity's client id; "
     "elsewhere sign in with az login"
 )
-_ROLE_HINT = 'give the identity (or the SAS) the role "Storage Blob Data Contributor" on the container'
+# `{scope}` becomes the container and its account.
+_ROLE_HINT = 'give the identity the role "Storage Blob Data Contributor" on the {scope} (a SAS: permissions rwl)'
 _NAME_HINT = "correct the container's name: 3 to 63 lower-case letters, digits and single hyphens"
+_NETWORK_HINT = (
+    "let the storage account's firewall admit this app (account > Networking: its subnet or address; with public "
+    f"access off, a private endpoint); if it does, {_ROLE_HINT}"
+)
+_SAS_HINT = "make a new SAS: for the blob service, resource types container and object, permissions rwlc, https"
 _HINTS_BY_CODE: Mapping[str, str] = {
     "AuthenticationFailed": "check the account key or SAS (and its expiry) in CDC_STORAGE, and this machine's clock",
-    "AuthorizationFailure": f"let the storage account's firewall admit this app; then {_ROLE_HINT}",
+    "InvalidAuthenticationInfo": "check that identity and account belong to one tenant, and this machine's clock",
+    "AuthorizationFailure": _NETWORK_HINT,
+    "AuthorizationSourceIPMismatch": "make a SAS that admits this app's address, or one without addresses",
     "AuthorizationPermissionMismatch": f"{_ROLE_HINT}; a new role takes up to ten minutes to count",
+    "AuthorizationServiceMismatch": _SAS_HINT,
+    "AuthorizationResourceTypeMismatch": _SAS_HINT,
+    "AuthorizationProtocolMismatch": _SAS_HINT,
+    "AccountIsDisabled": "the storage account is disabled: see its state, and the subscription's, in the portal",
     "KeyBasedAuthenticationNotPermitted": "the account refuses keys: set CDC_STORAGE__blobServiceUri, not CDC_STORAGE",
     "ContainerBeingDeleted": "the container is being deleted: wait until that is over, then run again",
     "BlobImmutableDueToPolicy": "an immutability policy covers this blob: checkpoints need a container without one",
@@ -519,21 +582,23 @@ _HINTS: Mapping[type[StorageError], str] = {
 }
 
 
-def _translated(error: Exception, what: str) -> StorageError:
-    """Return our error for the SDK's, made of status, error code and host alone."""
+def _translated(error: Exception, what: str, scope: str) -> StorageError:
+    """Return our error for the SDK's, made of status, error code, host and container alone."""
     response: Any = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if status is None or 200 <= status < 300:
-        return _failure(_kind_without_answer(error), f"{what}: {_root_cause(error)}", "")
+        return _failure(_kind_without_answer(error), f"{what}: {_root_cause(error)}", scope=scope)
     code = response.headers.get("x-ms-error-code") or getattr(error, "error_code", None) or ""
     code = str(getattr(code, "value", code))
     if not re.fullmatch(r"[A-Za-z0-9]{1,80}", code):
         code = ""
-    return _failure(_kind(status, code), f"{what}: {status} {code or 'without a storage error code'}", code)
+    message = f"{what}: {status} {code or 'without a storage error code'}"
+    return _failure(_kind(status, code), message, code, scope=scope)
 
 
-def _failure(kind: type[StorageError], message: str, code: str) -> StorageError:
-    return kind(message, hint=_HINTS_BY_CODE.get(code) or _HINTS.get(kind) or _HINTS[StorageError])
+def _failure(kind: type[StorageError], message: str, code: str = "", *, scope: str = "") -> StorageError:
+    hint = _HINTS_BY_CODE.get(code) or _HINTS.get(kind) or _HINTS[StorageError]
+    return kind(message, hint=hint.replace("{scope}", scope))
 
 
 def _kind(status: int, code: str) -> type[StorageError]:

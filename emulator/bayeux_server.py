@@ -296,7 +296,7 @@ class Bayeux:
             return {**reply, "error": error}
         slow_s = self.org.slow_seek_s.get(channel, 0.0) if cursor < self.org.stream(channel).total else 0.0
         session.subscriptions[channel] = Subscription(
-            self.org.stream(channel), cursor, self.org.silent.get(channel, frozenset()), self._monotonic() + slow_s
+            self.org.stream(channel), cursor, self.org.unseen_on(channel), self._monotonic() + slow_s
         )
         return reply
 
@@ -310,8 +310,8 @@ class Bayeux:
             return "403::Restricted channel", 0
         if channel not in self.org.streams:
             return f"400::The channel you requested to subscribe to doesn't exist {{{channel}}}", 0
-        if channel in self.org.refusals:
-            return self.org.refusals[channel], 0
+        if refusal := self.org.refusal_of(channel):
+            return refusal, 0
         if self.org.is_over_allocation() and self.knobs.daily_limit_on in ("subscribe", "both"):
             return "403::Organization total events daily limit exceeded", 0
         stream = self.org.stream(channel)

@@ -87,7 +87,7 @@ class Emulator:
     # the channels and the clock
 
     def channel(self, channel: str, **settings: Any) -> None:
-        """Make or set a channel: exists, entities, refusal, silent, slow_seek_s, hidden_fields, filters."""
+        """Make or set a channel: exists, selected, entities, refusal, silent, slow_seek_s, hidden_fields, filters."""
         self.call("POST", "/channels", {"channel": channel, **settings})
 
     def channels(self) -> dict[str, dict[str, Any]]:
@@ -111,6 +111,11 @@ class Emulator:
     def knobs(self, **changes: Any) -> dict[str, Any]:
         """Turn knobs; returns all of them."""
         found: dict[str, Any] = self.call("POST", "/knobs", changes) if changes else self.call("GET", "/knobs")
+        return found
+
+    def rights(self, **changes: Any) -> dict[str, Any]:
+        """Set view_setup, view_all_data, view_all_users, or objects: {entity: none, read or view_all}; returns all."""
+        found: dict[str, Any] = self.call("POST", "/rights", changes)
         return found
 
     def credentials(self, **changes: str) -> None:

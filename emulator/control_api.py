@@ -44,6 +44,7 @@ def add_routes(app: web.Application, parts: Parts) -> None:
         ("POST", "/records", change_record), ("POST", "/clock", move_clock), ("POST", "/purge", purge),
         ("POST", "/reset", reset_stream), ("POST", "/channels", set_channel), ("GET", "/channels", channels),
         ("GET", "/knobs", show_knobs), ("POST", "/knobs", turn_knobs), ("POST", "/credentials", set_credentials),
+        ("GET", "/rights", show_rights), ("POST", "/rights", set_rights),
         ("POST", "/tokens/revoke", revoke_tokens), ("GET", "/faults", list_faults), ("POST", "/faults", add_faults),
         ("DELETE", "/faults", clear_faults), ("POST", "/faults/random", random_faults), ("GET", "/ledger", ledger),
     ]  # fmt: skip
@@ -258,7 +259,7 @@ async def reset_stream(parts: Parts, request: web.Request, source: dict[str, Any
 
 
 async def set_channel(parts: Parts, request: web.Request, source: dict[str, Any]) -> Any:
-    """{channel, exists?, entities?, refusal?, silent?, slow_seek_s?, hidden_fields?, filters?}: make or set it."""
+    """{channel, exists?, selected?, entities?, refusal?, silent?, slow_seek_s?, hidden_fields?, filters?}: set it."""
     channel, org = str(source["channel"]), parts.org
     if source.get("exists") is False:
         org.remove_channel(channel)
@@ -269,6 +270,8 @@ async def set_channel(parts: Parts, request: web.Request, source: dict[str, Any]
         org.refusals.pop(channel, None)
         if source["refusal"]:
             org.refusals[channel] = str(source["refusal"])
+    if "selected" in source:
+        (org.unselected.discard if source["selected"] else org.unselected.add)(channel)
     if "silent" in source:
         org.silent[channel] = frozenset(source["silent"])
     if "slow_seek_s" in source:
@@ -350,6 +353,17 @@ async def turn_knobs(parts: Parts, request: web.Request, source: dict[str, Any])
     knobs.turn(parts.knobs, source)
     parts.bayeux.wake_all()
     return knobs.as_dict(parts.knobs)
+
+
+async def show_rights(parts: Parts, request: web.Request, source: dict[str, Any]) -> Any:
+    """What the run-as user may."""
+    return asdict(parts.org.rights)
+
+
+async def set_rights(parts: Parts, request: web.Request, source: dict[str, Any]) -> Any:
+    """{view_setup?, view_all_data?, view_all_users?, objects?: {entity: none|read|view_all}}."""
+    parts.org.rights.change(source)
+    return asdict(parts.org.rights)
 
 
 async def set_credentials(parts: Parts, request: web.Request, source: dict[str, Any]) -> Any:

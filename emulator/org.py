@@ -12,6 +12,7 @@ from random import Random
 
 from emulator.knobs import Knobs
 from emulator.records import Record, Table, merge
+from emulator.rights import Rights
 from emulator.streams import Backlog, Stream, Template, iso_time
 from emulator.traffic import ADMIN, ENTITIES, Change, Entity, Traffic, entity_of_channel
 
@@ -50,6 +51,8 @@ class Org:
         self.members: dict[str, frozenset[str]] = {}  # of the custom multi-entity channels
         self.refusals: dict[str, str] = {}  # channel -> error text at subscribe
         self.silent: dict[str, frozenset[str]] = {}  # channel -> entities not delivered for want of permission
+        self.unselected: set[str] = set()  # channels that exist though their entity is not selected
+        self.rights = Rights()
         self.slow_seek_s: dict[str, float] = {}
         self.filters: dict[str, dict[str, str]] = {}  # channel -> entity -> what Tooling shows as its filter
         self.on_publish: Callable[[str], None] = lambda channel: None
@@ -99,7 +102,23 @@ class Org:
         if entity is not None:
             return [self.entities[entity.name]]
         changes = [e for e in self.entities.values() if not e.is_platform_event]
-        return changes if channel == ALL_CHANGES else [e for e in changes if e.name in self.members[channel]]
+        if channel == ALL_CHANGES:
+            return [e for e in changes if e.channel in self.streams and e.channel not in self.unselected]
+        return [e for e in changes if e.name in self.members[channel]]
+
+    def unseen_on(self, channel: str) -> frozenset[str]:
+        """The entities whose events a channel does not deliver, without a word, for want of a permission."""
+        unseen = {e.name for e in self.entities_on(channel) if not self.rights.gets_events(e)}
+        return self.silent.get(channel, frozenset()) | unseen
+
+    def refusal_of(self, channel: str) -> str:
+        """What a subscribe to an existing channel is answered with; "" where it is allowed."""
+        entity = entity_of_channel(channel)
+        if channel in self.refusals or entity is None or self.rights.gets_events(entity):
+            return self.refusals.get(channel, "")
+        if entity.is_platform_event:
+            return f"403::Cannot create channel {channel}"
+        return "403::User not allowed to subscribe CDC without View All Data permissions"
 
     def channels_of(self, entity: Entity) -> list[str]:
         """The channels on which an entity's events appear."""

@@ -13,6 +13,7 @@ from emulator.faults import Request
 from emulator.org import ALL_CHANGES, Org
 from emulator.parts import Parts
 from emulator.records import Record
+from emulator.rights import PERMISSION_OBJECTS
 from emulator.soql import Row, SoqlError
 from emulator.traffic import Entity, encode
 
@@ -90,7 +91,7 @@ async def nothing(request: web.Request, parts: Parts) -> Any:
 
 
 def _entity(org: Org, name: str) -> Entity:
-    if name not in org.entities:
+    if name not in org.entities or not org.rights.may_read(org.entities[name]):
         raise RestError(404, "NOT_FOUND", "The requested resource does not exist")
     return org.entities[name]
 
@@ -151,7 +152,11 @@ async def query(request: web.Request, parts: Parts) -> Any:
     """/query and /queryAll."""
     parsed = soql.parse(request.query.get("q", ""))
     org = parts.org
-    if parsed.source not in org.entities:
+    if parsed.source in PERMISSION_OBJECTS and org.rights.view_setup:
+        return _answer(
+            parsed, org.rights.rows(parsed.source, parts.tokens.user_id, org.entities.values()), request, parts
+        )
+    if parsed.source not in org.entities or not org.rights.may_read(org.entities[parsed.source]):
         raise SoqlError("INVALID_TYPE", f"sObject type '{parsed.source}' is not supported.")
     entity = org.entities[parsed.source]
     with_deleted = "queryAll" in request.path
@@ -160,21 +165,38 @@ async def query(request: web.Request, parts: Parts) -> Any:
 
 
 async def tooling_query(request: web.Request, parts: Parts) -> Any:
-    """/tooling/query, which knows PlatformEventChannelMember only."""
+    """/tooling/query: PlatformEventChannel and its members, for whoever has View Setup and Configuration."""
     parsed = soql.parse(request.query.get("q", ""))
-    if parsed.source != "PlatformEventChannelMember":
+    if parsed.source == "PlatformEventChannel" and parts.org.rights.view_setup:
+        return _answer(parsed, _custom_channels(parts.org), request, parts)
+    if parsed.source != "PlatformEventChannelMember" or not parts.org.rights.view_setup:
         raise SoqlError("INVALID_TYPE", f"sObject type '{parsed.source}' is not supported.")
     return _answer(parsed, _channel_members(parts.org), request, parts)
 
 
+def _custom_channels(org: Org) -> Iterator[Row]:
+    """The channels that somebody made; their developer names go without `__chn`."""
+    for number, channel in enumerate(org.members):
+        if channel in org.streams:
+            name = channel.removeprefix("/data/").removesuffix("__chn")
+            yield {"Id": _channel_id(number), "DeveloperName": name, "NamespacePrefix": None, "ChannelType": "data",
+                   "MasterLabel": name}  # fmt: skip
+
+
+def _channel_id(number: int) -> str:
+    return f"0YLRj{number:010d}AAA"
+
+
 def _channel_members(org: Org) -> Iterator[Row]:
-    for number, channel in enumerate([ALL_CHANGES, *org.members]):
+    """What is selected on each channel; a custom channel goes by its id, the standard one by its name."""
+    ids = {ALL_CHANGES: "ChangeEvents"} | {channel: _channel_id(number) for number, channel in enumerate(org.members)}
+    for number, (channel, identity) in enumerate(ids.items()):
         if channel not in org.streams:
             continue
         for place, entity in enumerate(org.entities_on(channel)):
             selected = entity.channel.removeprefix("/data/")
             name = channel.removeprefix("/data/")
-            yield {"Id": f"0v8Rj00000{number:03d}{place:02d}AAA", "EventChannel": name, "SelectedEntity": selected,
+            yield {"Id": f"0v8Rj00000{number:03d}{place:02d}AAA", "EventChannel": identity, "SelectedEntity": selected,
                    "DeveloperName": f"{name.replace('__', '_')}_{selected}",
                    "FilterExpression": org.filters.get(channel, {}).get(entity.name)}  # fmt: skip
 
@@ -215,7 +237,8 @@ async def query_more(request: web.Request, parts: Parts) -> Any:
 
 async def sobjects(request: web.Request, parts: Parts) -> Any:
     """/sobjects."""
-    names = [{"name": e.name, "keyPrefix": e.prefix, "custom": "__" in e.name} for e in parts.org.entities.values()]
+    seen = [e for e in parts.org.entities.values() if parts.org.rights.may_read(e)]
+    names = [{"name": e.name, "keyPrefix": e.prefix, "custom": "__" in e.name} for e in seen]
     return {"encoding": "UTF-8", "maxBatchSize": 200, "sobjects": names}
 
 
@@ -331,7 +354,7 @@ def _schema(entity: Entity) -> Row:
 
 async def limits(request: web.Request, parts: Parts) -> Any:
     """/limits, for which a user needs View Setup and Configuration."""
-    if parts.knobs.limits == "denied":
+    if parts.knobs.limits == "denied" or not parts.org.rights.view_setup:
         raise RestError(403, "INSUFFICIENT_ACCESS", "insufficient access rights")
     allocation = parts.knobs.daily_deliveries or 5_000_000
     clients, calls = parts.knobs.max_clients, sum(parts.journal.rest.values())

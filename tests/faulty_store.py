@@ -172,6 +172,9 @@ class FaultyContainer:
     def probe_write(self) -> None:
         self._call("probe_write", "", self.inner.probe_write)
 
+    def probe_ensure(self) -> None:
+        self._call("probe_ensure", "", self.inner.probe_ensure)
+
     def _call(self, verb: str, name: str, act: Callable[[], T]) -> T:
         call, fault = self.script.begin(self.name, verb, name)
         if fault is None:

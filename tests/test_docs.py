@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import typer
 
-from cdc import cli, continuity
+from cdc import cli, continuity, org_check, preflight
 from cdc.events import Delivery, read_message
 from cdc.layout import Checkpoint, Gap, GapClosing, Generation, Record, Redriving, RunRecord, SegmentFacts, Turn
 from cdc.report import ChannelReport, RunReport
@@ -94,6 +94,18 @@ def all_commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
             yield from all_commands(command, f"{before}{name} ")
         else:
             yield before + name, command
+
+
+def test_the_readme_has_every_subject_that_check_speaks_of() -> None:
+    table = section(README, "## Run it against your own org").partition("| line |")[2]
+    described = {name for row in rows(f"| line |{table}") for name in re.findall(r"`([^`]+)`", row[0])}
+    subjects = {preflight.SETTINGS, *(subject for subject, *_ in org_check._ALLOCATIONS.values())}
+    for module in (preflight, org_check):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Finding", "failed", "warned"):
+                subjects |= {str(each.value) for each in node.args[:1] if isinstance(each, ast.Constant)}
+    groups = {"storage and Salesforce": "storage …", "channels": "session", "session and channels": "session"}
+    assert {groups.get(subject, subject) for subject in subjects} | {"storage …"} == described
 
 
 # --- what is landed ---------------------------------------------------------------------------------------------------

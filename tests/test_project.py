@@ -25,7 +25,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 # Values and functions of values: nothing here may wait, look at a clock or reach outside.
 PURE = {
     *("cdc", "cdc.errors", "cdc.events", "cdc.bayeux", "cdc.wire", "cdc.layout", "cdc.schedule", "cdc.style"),
-    "cdc.wording",
+    *("cdc.finding", "cdc.wording"),
 }
 IMPURE_STANDARD = {
     *("asyncio", "concurrent", "ctypes", "ftplib", "glob", "http", "importlib", "logging", "mmap", "multiprocessing"),

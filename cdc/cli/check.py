@@ -14,11 +14,11 @@ ROOT = Path(__file__).parent.parent.parent  # where host.json lies, in a clone a
 
 
 def check(as_json: AsJson = False) -> None:
-    """Try settings, storage and Salesforce before the first run.
+    """Try settings, storage and Salesforce, before a deployment and after it.
 
-    One line for each thing tried: ✓ as it must be, ! worth a look, ✗ wrong, with what to do, - not tried. Nothing is
-    written, neither to storage nor to Salesforce; every channel is subscribed for a moment, and what it sends is
-    dropped.
+    One line for each thing tried: ✓ as it must be, ! worth a look, ✗ wrong, - not tried; below it what to do, with the
+    Salesforce permission or the Azure role that is missing. Nothing is written or created, neither in storage nor in
+    Salesforce; every channel is subscribed for a moment, and what it sends is dropped.
 
     \b
     Examples:

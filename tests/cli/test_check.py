@@ -10,6 +10,11 @@ from tests.harness import ACCOUNT, CONTACT, Site, slowness
 UNKNOWN = "/data/NopeChangeEvent"
 SETTINGS = "✓ settings: {} channels in 1 group, client-credentials flow, storage by CDC_STORAGE"
 TIME = "✓ time limit: a run of 260 s fits under functionTimeout"
+CLOCK = "✓ clock: agrees with that of Salesforce and of storage"
+LEFT = [
+    "✓ allocation: 0 of 5,000,000 delivered events of 24 hours used (0 %)",
+    "✓ clients: 0 of 1,000 concurrent CometD clients used (0 %)",
+]
 
 
 def test_before_the_first_run_all_is_well_and_nothing_is_written(cdc: Operator, site: Site) -> None:
@@ -21,7 +26,9 @@ def test_before_the_first_run_all_is_well_and_nothing_is_written(cdc: Operator, 
         TIME,
         "! storage cdc-events: does not exist yet; it will be created on the first run",
         "! storage cdc-checkpoints: does not exist yet; it will be created on the first run",
+        CLOCK,
         "✓ token: granted for org <org>, user <user>",
+        *LEFT,
         "✓ session: opened at http://<host>",
         f"✓ {ACCOUNT}: may be subscribed",
         f"✓ {CONTACT}: may be subscribed",
@@ -39,7 +46,7 @@ def test_after_a_run_the_containers_may_be_used(cdc: Operator, site: Site) -> No
     said = cdc("check", "--json", environment=site.environment(ACCOUNT))
     document = json.loads(said.out)
     assert (said.code, document["outcome"]) == (0, "ok")
-    assert [finding["verdict"] for finding in document["findings"]] == ["ok"] * 7
+    assert [finding["verdict"] for finding in document["findings"]] == ["ok"] * 10
     assert document["findings"][2] == {
         "subject": "storage cdc-events",
         "verdict": "ok",
@@ -65,6 +72,7 @@ def test_one_failure_does_not_hide_the_next(cdc: Operator, site: Site, no_storag
         reachable,
         f"✗ storage cdc-checkpoints: listing folders under 'quarantine/' in container cdc-checkpoints {refused}",
         reachable,
+        "✓ clock: agrees with that of Salesforce",
         "✗ token: logging in to <host>: invalid_client: invalid client credentials",
         "  next step: check SALESFORCE_CLIENT_SECRET: it does not belong to this consumer key",
         "- session and channels: not tried without a token",
@@ -80,7 +88,7 @@ def test_a_channel_that_is_refused_is_named_and_the_others_are_tried(cdc: Operat
     assert said.code == 1
     assert said.lines[-4:] == [
         f"✗ {UNKNOWN}: 400::The channel you requested to subscribe to doesn't exist {{{UNKNOWN}}}",
-        "  next step: check the name, and select the entity in Setup > Change Data Capture (names are case-sensitive)",
+        "  next step: select Nope in Setup > Change Data Capture, or correct its name in CDC_CHANNELS (case counts)",
         f"✓ {ACCOUNT}: may be subscribed",
         "failed · 1 to mend",
     ]
@@ -123,7 +131,7 @@ def test_settings_that_cannot_be_used_end_with_2(cdc: Operator, site: Site) -> N
     said = cdc("check", environment={"CDC_CHANNELS": ACCOUNT})
     assert said.code == 2
     assert said.lines[0].startswith("✗ settings: SALESFORCE_LOGIN_URL: missing")
-    assert said.lines[-1] == "failed · 4 to mend"
+    assert said.lines[-2:] == ["- storage and Salesforce: not tried with these settings", "failed · 4 to mend"]
     site.org.channel(ACCOUNT)
     too_long = cdc("check", "--json", environment=site.environment(ACCOUNT, CDC_RUN_SECONDS="600"))
     verdicts = [(each["subject"], each["verdict"]) for each in json.loads(too_long.out)["findings"]]

@@ -120,7 +120,9 @@ def test_limits_channel_members_and_schemas(org: Emulator, salesforce: Any, clie
     limits = salesforce.limits()
     assert limits["DailyDeliveredPlatformEvents"] == {"Max": 1_000, "Remaining": 996}
     assert limits["DurableStreamingApiConcurrentClients"] == {"Max": 1_000, "Remaining": 999}
-    soql = "SELECT SelectedEntity FROM PlatformEventChannelMember WHERE EventChannel = 'Sales__chn'"
+    soql = "SELECT Id FROM PlatformEventChannel WHERE DeveloperName = 'Sales'"
+    [channel] = salesforce.toolingexecute("query/", params={"q": soql})["records"]
+    soql = f"SELECT SelectedEntity FROM PlatformEventChannelMember WHERE EventChannel = '{channel['Id']}'"
     members = salesforce.toolingexecute("query/", params={"q": soql})["records"]
     assert {row["SelectedEntity"] for row in members} == {"AccountChangeEvent", "OpportunityChangeEvent"}
     schema = salesforce.restful("sobjects/AccountChangeEvent/eventSchema")
@@ -151,7 +153,9 @@ def test_the_newest_change_of_an_entity_is_one_row_of_one_query(org: Emulator, s
 
 def test_a_channel_member_shows_its_filter(org: Emulator, salesforce: Any) -> None:
     org.channel("/data/Sales__chn", filters={"Account": "Industry = 'Energy'"})
-    soql = "SELECT SelectedEntity, FilterExpression FROM PlatformEventChannelMember WHERE EventChannel = 'Sales__chn'"
+    soql = (
+        "SELECT SelectedEntity, FilterExpression FROM PlatformEventChannelMember WHERE EventChannel != 'ChangeEvents'"
+    )
     members = salesforce.toolingexecute("query/", params={"q": soql})["records"]
     assert {row["SelectedEntity"]: row["FilterExpression"] for row in members} == {
         "AccountChangeEvent": "Industry = 'Energy'",

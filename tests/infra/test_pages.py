@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 DEPLOY = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 SALESFORCE = (ROOT / "docs/salesforce-setup.md").read_text(encoding="utf-8")
 FILES = bicep.texts_of(ROOT)
+ROLE_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 BUSY_S, RUNS, FREE_GBS, PRICE = 265, 8_640, 100_000, 0.000026
 
 
@@ -52,8 +53,9 @@ def test_every_role_of_the_app_is_named() -> None:
         "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
         "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
     }
-    flowing = " ".join(DEPLOY.split())
-    assert all(names[role] in flowing for _, role in APP_ROLES)
+    rows = {(row[0], row[1].strip("`")) for row in table(DEPLOY, "The identity's roles:\n")}
+    assert rows == {(names[role], role) for _, role in APP_ROLES}
+    assert set(re.findall(ROLE_ID, FILES["infra/app/roles.bicep"])) <= set(re.findall(ROLE_ID, DEPLOY))
 
 
 def test_the_bill_adds_up() -> None:

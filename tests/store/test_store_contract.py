@@ -267,6 +267,12 @@ def test_probe_write_leaves_nothing_behind(container: Container) -> None:
     assert container.names("") == []
 
 
+def test_probe_ensure_creates_no_container(absent: Container) -> None:
+    absent.probe_ensure()
+    with pytest.raises(ContainerMissing):
+        absent.names("")
+
+
 def test_probe_write_harms_no_blob_of_its_name(container: Container) -> None:
     container.create(PROBE_NAME, b"mine", content_type=LINES)
     container.probe_write()
