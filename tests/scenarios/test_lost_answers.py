@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from cdc.report import RunReport
-from tests.harness import ACCOUNT, CONTACT, LOST, Site, assert_landed_once, assert_sessions_clean, wait_until
+from tests.harness import (
+    ACCOUNT,
+    CONTACT,
+    LOST,
+    Site,
+    assert_landed_once,
+    assert_sessions_clean,
+    messages_of,
+    wait_until,
+)
 
 WAYS: dict[str, dict[str, Any]] = {
     "dropped": {"do": "drop"},
@@ -82,8 +91,8 @@ def test_a_subscribe_that_carries_events_is(site: Site, way: str) -> None:
     for channel in (ACCOUNT, CONTACT):
         site.org.backlog(channel, 300)
     site.org.fault("subscribe", after=1, **WAYS[way])
-    report = site.capture(ACCOUNT, CONTACT)
-    assert report.lost_sessions == 1, report.summary()
+    report = site.capture(ACCOUNT, CONTACT, seconds=1.5)
+    assert (report.outcome, report.lost_sessions) == ("ok", 1), report.summary()
     finish(site)
 
 
@@ -138,7 +147,9 @@ def test_a_disconnect_that_brings_events_after_a_lost_answer_lands_none_of_them_
     site.org.backlog(ACCOUNT, 200)
     site.org.fault("connect", "drop", only_with_events=True)  # the first hundred die; the disconnect brings the second
     site.org.fault("handshake", "drop", after=1, times=-1)
-    site.capture(ACCOUNT, seconds=1.5)
+    report = site.capture(ACCOUNT, seconds=1.5)
+    assert report.outcome == "failed", report.summary()
+    assert "the server closed the connection without an answer" in messages_of(report)[0]
     assert [entry["events"] for entry in site.asked("connect") if entry.get("fault") == "drop"] == [100]
     [disconnect] = site.asked("disconnect")
     assert (disconnect["state"], disconnect["events"]) == ("answered", 100)

@@ -25,7 +25,7 @@ from tests.harness import (
 )
 
 STRAY = b'{"channel":"/data/ContactChangeEvent","data":{}}'
-# Writes of a first run of two channels: containers (each channel may try), checkpoints, generations, segments, record.
+# Writes of a first run of two channels: containers (each may try), checkpoints, generations, segments, run record.
 FIRST_RUN = range(11, 14)
 # Of a run with a gap, a generation, turns and a stray: all the kinds that a first run has not.
 LATER_RUN = range(8, 14)

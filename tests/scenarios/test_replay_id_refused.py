@@ -59,6 +59,7 @@ def test_a_refused_id_of_a_recent_event_opens_a_gap_and_a_generation_and_the_nex
     second = site.capture(ACCOUNT, seconds=1.5)
     assert second.outcome == "degraded", second.summary()
     assert site.log.lines(ACCOUNT, generation=2) == site.org.deliveries(ACCOUNT)[10:]
+    assert [gap["start"] for gap in gaps(site).values()] == ["-1"]
     [(name, gap)] = gaps(site).items()
     assert name == f"gaps/{ACCOUNT_PATH}/0002.json"
     assert (gap["cause"], gap["afterReplayId"], gap["start"]) == (
@@ -116,8 +117,9 @@ def test_ids_that_are_used_again_after_a_reset_are_told_apart_by_their_generatio
     site.capture(ACCOUNT)
     site.org.reset_stream(ACCOUNT, next_id=first_ids[0])
     site.org.publish(ACCOUNT, 1)
-    site.capture(ACCOUNT, seconds=1.5)
+    assert site.capture(ACCOUNT, seconds=1.5).outcome == "degraded"
     assert site.log.lines(ACCOUNT) == site.org.deliveries(ACCOUNT)
+    assert site.log.lines(ACCOUNT, generation=2) == site.org.deliveries(ACCOUNT)[5:]
 
 
 def test_one_channel_is_reset_and_the_other_goes_on_untouched(site: Site) -> None:
@@ -167,6 +169,7 @@ def test_tip_goes_on_with_what_comes_after_the_gap(site: Site) -> None:
     site.org.publish(ACCOUNT, 2)
     assert site.capture(ACCOUNT, CDC_ON_REPLAY_EXPIRED="tip").outcome == "ok"
     assert site.log.lines(ACCOUNT, generation=2) == site.org.deliveries(ACCOUNT)[10:]
+    assert [gap["start"] for gap in gaps(site).values()] == ["-1"]
 
 
 # --- a quiet channel -------------------------------------------------------------------------------------------------
@@ -176,6 +179,7 @@ def test_a_purged_id_of_a_quiet_channel_is_no_gap_where_no_record_changed(site: 
     silent_for(site, 80)
     report = site.capture(ACCOUNT, seconds=2)
     assert report.outcome == "ok", report.summary()
+    assert [fields["channel"] for fields in site.said.named("channel.quiet")] == [ACCOUNT]
     assert gaps(site) == {}
     ids = site.org.publish(ACCOUNT, 4)
     report = site.capture(ACCOUNT, seconds=1.5)

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from cdc.report import RunReport
 from tests.harness import ACCOUNT, CONTACT, Site, assert_layout, assert_sessions_clean, wait_until
 
 HOUR = 3_600.0
@@ -30,11 +31,13 @@ def test_what_comes_between_the_first_run_and_the_second_is_landed_by_the_second
 def test_the_first_poll_that_ever_carries_events_is_lost(site: Site, how: str) -> None:
     site.org.publish(ACCOUNT, 7, age_s=2 * HOUR)
     site.org.fault("connect", how, only_with_events=True)
-    worker = threading.Thread(target=site.capture, args=(ACCOUNT,), kwargs={"seconds": 1.5, "CDC_START": "tip"})
+    reports: list[RunReport] = []
+    worker = threading.Thread(target=lambda: reports.append(site.capture(ACCOUNT, seconds=2, CDC_START="tip")))
     worker.start()
     wait_until(lambda: any(session["isHeld"] for session in site.org.sessions()))
     site.org.publish(ACCOUNT, 5)
     worker.join()
+    assert reports[0].outcome == "ok", reports[0].summary()
 
     assert len(site.asked("handshake")) == 2
     assert [entry["replay"] for entry in site.asked("subscribe")] == [{ACCOUNT: -1}, {ACCOUNT: -2}]

@@ -46,6 +46,7 @@ def test_a_deleted_checkpoint_is_derived_from_the_log(site: Site) -> None:
     site.org.publish(ACCOUNT, 5)
     report = site.capture(ACCOUNT)
     assert (report.outcome, report.channels[ACCOUNT].events) == ("ok", 5), report.summary()
+    assert warnings(site) == [f"the checkpoint of {ACCOUNT} is missing; the log decides"]
     assert_landed_once(site.org, site.log, ACCOUNT)
 
 
