@@ -6,7 +6,7 @@ there a new generation would be right, and here every event must land once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
@@ -72,6 +72,21 @@ class RoundPlan:
     ambushes: tuple[Ambush, ...]
     moments: tuple[Moment, ...]
     runs: tuple[RunPlan, ...]
+
+    def at_pace(self, pace: float) -> RoundPlan:
+        """Return the round with everything so many times slower, for a machine that is busy with other things."""
+        runs = [
+            replace(
+                run,
+                starts_s=run.starts_s * pace,
+                seconds=run.seconds * pace,
+                ends_s=run.ends_s * pace,
+                limit_s=run.limit_s if run.limit_s == GRACE_S else run.limit_s * pace,
+            )
+            for run in self.runs
+        ]
+        moments = [replace(moment, at_s=moment.at_s * pace) for moment in self.moments]
+        return replace(self, runs=tuple(runs), moments=tuple(moments))
 
     def lines(self) -> list[str]:
         """The round in words, for -v and for the report of a failing seed."""

@@ -22,6 +22,7 @@ from chaos.processes import KILL, TERM, Process, Processes, processes
 from emulator.azurite import azurite
 from emulator.client import Emulator, start
 from tests.faultproxy import FaultProxy, Spoil
+from tests.harness import slowness
 
 STARTING_S = 3.0  # for an interpreter and its imports, on a machine that does more than this
 TICK_S = 0.01
@@ -94,7 +95,8 @@ class Stage:
     # --- a round -----------------------------------------------------------------------------------------------------
 
     def play(self, plan: RoundPlan) -> None:
-        """Play one round and mend everything that it broke."""
+        """Play one round, slower where the machine is busy, and mend everything that it broke."""
+        plan = plan.at_pace(slowness())
         for moment in plan.before:
             self._tamper(moment)
         for channel, rate in plan.rates.items():
@@ -156,7 +158,7 @@ class Stage:
         if run.code is not None or KILL in run.signals:
             return
         late_s = time.monotonic() - run.began_s - run.plan.seconds
-        if late_s <= run.plan.limit_s + (STARTING_S if run.plan.limit_s == GRACE_S else 0.0):
+        if late_s <= run.plan.limit_s + (STARTING_S * slowness() if run.plan.limit_s == GRACE_S else 0.0):
             return
         if run.plan.limit_s == GRACE_S:
             self.tally.conduct.append(
@@ -284,7 +286,7 @@ class Stage:
             self.org.traffic(channel, 0)
         words = ""
         for number in range(QUIET_RUNS):
-            seconds = QUIET_S * (1 if number < 2 else 3)  # a machine that does much else is given its time
+            seconds = QUIET_S * max(1, number) * slowness()  # a machine that does much else is given its time
             run = self._running.start(RunPlan(0.0, seconds), f"quiet-run-{number + 1}")
             while run.code is None:
                 self._running.poll(TICK_S)
