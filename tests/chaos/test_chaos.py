@@ -14,6 +14,7 @@ import pytest
 from chaos.__main__ import main
 from chaos.check import Segment
 from chaos.log import Log
+from chaos.plan import GRACE_S, draw_round
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -22,7 +23,7 @@ def test_eight_rounds_lose_nothing_land_nothing_twice_and_leave_nothing_running(
     report = tmp_path / "report.txt"
     command = [sys.executable, "-m", "chaos", "--rounds", "8", "--seed", "5", "--seconds-per-round", "1"]
     ended = subprocess.run(
-        [*command, "--report", str(report)], cwd=ROOT, env=marked(tmp_path), capture_output=True, text=True, timeout=180
+        [*command, "--report", str(report)], cwd=ROOT, env=marked(tmp_path), capture_output=True, text=True, timeout=500
     )
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}\n{report.read_text() if report.exists() else ''}"
     assert "every event lies in the log once, in order, byte for byte" in ended.stdout
@@ -73,8 +74,18 @@ def test_whoever_ends_it_ends_everything_that_it_started(tmp_path: Path, number:
         wait_for(lambda: len(left_running(tmp_path)) >= 4)  # itself, emulator, Azurite, runner
     finally:
         process.send_signal(number)
-        process.wait(20)
+        process.wait(60)
     wait_for(lambda: left_running(tmp_path) == [])
+
+
+def test_a_busy_machine_gets_the_same_round_slower_and_promises_stay_what_they_are() -> None:
+    plans = [draw_round(1, number, 1.5) for number in range(1, 40)]
+    for plan, slower in ((plan, plan.at_pace(3)) for plan in plans):
+        for run, same in zip(plan.runs, slower.runs, strict=True):
+            assert (same.starts_s, same.seconds, same.ends_s) == (run.starts_s * 3, run.seconds * 3, run.ends_s * 3)
+            assert same.limit_s == (GRACE_S if run.limit_s == GRACE_S else run.limit_s * 3)
+        assert (slower.faults, slower.ambushes, slower.knobs) == (plan.faults, plan.ambushes, plan.knobs)
+    assert any(fault["do"] == "garble" and fault["on"] == "connect" for plan in plans for fault in plan.faults)
 
 
 def marked(tmp_path: Path) -> dict[str, str]:
