@@ -66,7 +66,7 @@ class Messages:
     """Every message of one answer, in order within each kind."""
 
     replies: tuple[Reply, ...]
-    deliveries: tuple[events.Delivery, ...]
+    deliveries: events.Deliveries
     strays: tuple[events.Stray, ...]
 
     def reply_to(self, channel: str, message_id: str) -> Reply | None:
@@ -156,6 +156,14 @@ def read_answer(body: bytes) -> Messages:
     beyond MAX_REPLIES replies (there is one to each request) the rest is passed over.
     Raises: wire.Malformed where not even the borders of the messages can be found.
     """
+    usual = events.read_usual(body)
+    if usual is not None:
+        deliveries, metas = usual
+        return Messages(tuple(map(_read_reply, metas[:MAX_REPLIES])), deliveries, ())
+    return _read_one_by_one(body)
+
+
+def _read_one_by_one(body: bytes) -> Messages:
     replies: list[Reply] = []
     deliveries: list[events.Delivery] = []
     strays: list[events.Stray] = []
@@ -175,7 +183,7 @@ def read_answer(body: bytes) -> Messages:
             replies.append(_read_reply(raw))
     if stray_count > MAX_STRAYS:
         strays = [events.Stray(None, f"{stray_count} messages that have no place, the whole answer is kept", body)]
-    return Messages(tuple(replies), tuple(deliveries), tuple(strays))
+    return Messages(tuple(replies), events.Deliveries.of(deliveries), tuple(strays))
 
 
 def _read_reply(raw: wire.Raw) -> Reply:

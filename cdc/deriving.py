@@ -111,9 +111,12 @@ def find_segment(events: Container, channel: str, number: int) -> tuple[int, dat
     return found
 
 
-def find_partitions(events: Container, channel: str) -> list[date]:
-    """Return the dates of a channel's partitions, sorted; foreign folders do not count. Raises: StorageError."""
-    folders = events.folders(layout.segments_prefix(channel))
+def find_partitions(events: Container, channel: str, *, start: str = "") -> list[date]:
+    """Return the dates of a channel's partitions, sorted, from that of blob `start` on; foreign folders do not count.
+
+    Raises: StorageError.
+    """
+    folders = events.folders(layout.segments_prefix(channel), start=start)
     return sorted(day for day in map(layout.read_partition, folders) if day)
 
 
@@ -252,23 +255,30 @@ class _Reader:
 
     def last(self, checkpoint: Checkpoint | None) -> _Segment | None:
         """Return the last segment: by the checkpoint where the log agrees with it, else by the log."""
-        partitions = find_partitions(self.events, self.channel)
         if checkpoint is None or checkpoint.partition is None:
-            return self._last_of(partitions)
+            return self._last_of(self._partitions())
         name = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment)
         blob = self.events.head(name)
         if blob is None:
             if self.now - (checkpoint.segment_written or checkpoint.written) >= RETENTION:
-                return self._expired(checkpoint, partitions)
+                return self._expired(checkpoint, self._partitions())
             self.warn(f"the checkpoint of {self.channel} is ahead: {name} is missing; the log decides")
-            return self._last_of(partitions)
+            return self._last_of(self._partitions())
         following = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment + 1)
-        if any(partition > checkpoint.partition for partition in partitions) or self.events.head(following):
-            return self._last_of(partitions)
+        if self._has_later_partition(checkpoint.partition, name) or self.events.head(following):
+            return self._last_of(self._partitions())
         segment = self._segment(checkpoint.partition, checkpoint.segment, blob)
         if checkpoint.replay_id not in (None, segment.facts.last_replay_id):
             self.warn(f"the checkpoint of {self.channel} contradicts {name}; the log decides")
         return segment
+
+    def _has_later_partition(self, partition: date, segment_name: str) -> bool:
+        """Look from a segment on that is there, for a listing from the beginning can take as long as the log is.
+
+        A listing without that segment's own partition is not what was asked for, and is not believed.
+        """
+        listed = self._partitions(start=segment_name)
+        return max(listed if partition in listed else self._partitions(), default=partition) > partition
 
     def _expired(self, checkpoint: Checkpoint, partitions: list[date]) -> _Segment | None:
         """A lifecycle rule has taken the segment: nothing was written since, and the checkpoint stands."""
@@ -291,6 +301,9 @@ class _Reader:
         return _Segment(
             checkpoint.segment, checkpoint.partition, facts, checkpoint.segment_written or checkpoint.written
         )
+
+    def _partitions(self, *, start: str = "") -> list[date]:
+        return find_partitions(self.events, self.channel, start=start)
 
     def _last_of(self, partitions: list[date]) -> _Segment | None:
         """Find the last segment in the last partition that has one; the partition before it must end earlier."""

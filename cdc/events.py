@@ -8,10 +8,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import repeat
+from typing import overload
 
 import msgspec
 
@@ -45,6 +45,80 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     def time(self) -> datetime | None:
         """The event's time, UTC."""
         return None if self.time_ms is None else from_ms(self.time_ms)
+
+
+@dataclass(frozen=True)
+class Deliveries(Sequence[Delivery]):
+    """Deliveries in their order, as columns of one length: thousands at a time cost no object each and no loop.
+
+    `blocks` has the messages as lines without the last line end, one or many to a block.
+    """
+
+    channels: list[str] = field(default_factory=list)
+    replay_ids: list[str] = field(default_factory=list)
+    times_ms: list[int | None] = field(default_factory=list)
+    blocks: list[wire.Raw | memoryview] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, deliveries: Iterable[Delivery]) -> Deliveries:
+        """Return the columns of single deliveries."""
+        rows = [(each.channel, each.replay_id, each.time_ms, each.raw) for each in deliveries]
+        return cls(*map(list, zip(*rows, strict=True))) if rows else cls()
+
+    def __len__(self) -> int:
+        return len(self.replay_ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Delivery: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Deliveries: ...
+
+    def __getitem__(self, place: int | slice) -> Delivery | Deliveries:
+        if isinstance(place, slice):
+            return self.at(range(*place.indices(len(self))))
+        return Delivery(self.channels[place], self.replay_ids[place], self.times_ms[place], self.lines[place])
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return map(Delivery, self.channels, self.replay_ids, self.times_ms, self.lines)
+
+    def __add__(self, later: Deliveries) -> Deliveries:
+        return Deliveries(
+            self.channels + later.channels,
+            self.replay_ids + later.replay_ids,
+            self.times_ms + later.times_ms,
+            self.blocks + later.blocks,
+        )
+
+    @property
+    def lines(self) -> Sequence[wire.Raw]:
+        """Each message's bytes."""
+        if len(self.blocks) == len(self):
+            return self.blocks  # type: ignore[return-value]
+        return b"\n".join(self.blocks).split(b"\n")
+
+    @property
+    def size_bytes(self) -> int:
+        """What the lines have together, line ends included."""
+        return sum(map(len, self.blocks)) + len(self.blocks)
+
+    def at(self, places: Sequence[int]) -> Deliveries:
+        """Return those at the given places."""
+        if len(places) in (0, len(self)):
+            return self if places else Deliveries()
+        columns = (self.channels, self.replay_ids, self.times_ms, self.lines)
+        return Deliveries(*[[column[place] for place in places] for column in columns])  # type: ignore[arg-type]
+
+    def by_channel(self) -> dict[str, Deliveries]:
+        """Return each channel's deliveries, in their order."""
+        names = dict.fromkeys(self.channels)
+        if len(names) == 1:
+            return dict.fromkeys(names, self)
+        places: dict[str, list[int]] = {name: [] for name in names}
+        for place, channel in enumerate(self.channels):
+            places[channel].append(place)
+        one_each = Deliveries(self.channels, self.replay_ids, self.times_ms, list(self.lines))
+        return {name: one_each.at(found) for name, found in places.items()}
 
 
 @dataclass(frozen=True)
@@ -86,7 +160,7 @@ class _Message(msgspec.Struct, gc=False):
 _DECODER = msgspec.json.Decoder(_Message)
 
 
-# The same for a whole answer of change events whose facts have their usual types: one call instead of one each.
+# The same for a whole answer in which nothing is odd: one call instead of one for each message.
 
 
 class _UsualEvent(msgspec.Struct, gc=False):
@@ -108,10 +182,10 @@ class _UsualData(msgspec.Struct, gc=False):
 
 class _Usual(msgspec.Struct, gc=False):
     channel: str
-    data: _UsualData | None = None
+    data: _UsualData
 
 
-_ANSWER = msgspec.json.Decoder(list[_Usual])
+_USUAL = msgspec.json.Decoder(_Usual)
 _USUAL_IDS_END = 1 << 63
 _PIECE_BYTES = 32 * 1024
 
@@ -126,34 +200,40 @@ def to_ms(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
+def read_usual(body: bytes) -> tuple[Deliveries, list[wire.Raw]] | None:
+    """Return the deliveries of a whole answer, and its meta messages; None where any of its messages is odd.
+
+    It says the same as `read_message` of each message, in a fraction of the time: change events, a line each, whose
+    facts have their usual types. The typed decoder refuses what is no JSON, but not bytes that are no UTF-8 in what it
+    passes over.
+    """
+    found = wire.as_lines(body) if _is_utf8(body) else None
+    if found is None:
+        return None
+    lines, others = found
+    try:
+        events = _USUAL.decode_lines(lines)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    channels = [event.channel for event in events]
+    ids = [event.data.event.replayId for event in events]
+    times_ms: list[int | None] = [event.data.payload.ChangeEventHeader.commitTimestamp for event in events]
+    first_ms, end_ms = _PLAUSIBLE_MS
+    is_usual = (
+        0 < min(ids) <= max(ids) < _USUAL_IDS_END
+        and first_ms <= min(times_ms) <= max(times_ms) < end_ms  # type: ignore[type-var,operator]
+        and not any(channel.startswith("/meta/") for channel in set(channels))
+        and all(isinstance(read_message(other), str) for other in others)
+    )
+    return (Deliveries(channels, list(map(str, ids)), times_ms, [lines]), others) if is_usual else None
+
+
 def read_messages(body: bytes) -> Iterator[tuple[wire.Raw, Delivery | Stray | str]]:
-    """Yield each message of an answer, in order: its bytes, and what `read_message` makes of them.
+    """Yield each message of any answer, in order: its bytes, and what `read_message` makes of them.
 
     Raises: wire.Malformed.
     """
-    raws = wire.elements(body)
-    facts: Iterable[_Usual | None] = _usual(body) or repeat(None, len(raws))
-    first_ms, end_ms = _PLAUSIBLE_MS
-    for raw, usual in zip(raws, facts, strict=True):
-        if usual and (data := usual.data) and not usual.channel.startswith("/meta/"):
-            replay_id, time_ms = data.event.replayId, data.payload.ChangeEventHeader.commitTimestamp
-            if 0 < replay_id < _USUAL_IDS_END and first_ms <= time_ms < end_ms:
-                yield raw, Delivery(usual.channel, str(replay_id), time_ms, raw)
-                continue
-        yield raw, read_message(raw)
-
-
-def _usual(body: bytes) -> list[_Usual] | None:
-    """Return the facts of all messages at once, None where one of them is not as usual or spread over lines.
-
-    The decoder refuses control characters itself, but not bytes that are no UTF-8 in what it passes over.
-    """
-    if b"\n" in body or b"\r" in body or not _is_utf8(body):
-        return None
-    try:
-        return _ANSWER.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+    return ((raw, read_message(raw)) for raw in wire.elements(body))
 
 
 def read_message(raw: wire.Raw) -> Delivery | Stray | str:
@@ -227,11 +307,11 @@ def _placed(
 def _is_utf8(text: bytes) -> bool:
     if text.isascii():
         return True
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    whole, begin = memoryview(text), 0
     try:  # in pieces: a whole answer would be decoded into fresh memory, which costs more than the decoding
-        for begin in range(0, len(text), _PIECE_BYTES):
-            decoder.decode(text[begin : begin + _PIECE_BYTES])
-        decoder.decode(b"", final=True)
+        while begin < len(text):
+            is_last = begin + _PIECE_BYTES >= len(text)
+            begin += codecs.utf_8_decode(whole[begin : begin + _PIECE_BYTES], "strict", is_last)[1]
     except UnicodeDecodeError:
         return False
     return True

@@ -7,9 +7,11 @@ its event lies in a segment. docs/storage-log.md has the layout and its guarante
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from itertools import accumulate, takewhile
 
 from cdc import layout
 from cdc.continuity import REWIND, Opening, Position, Start
@@ -26,7 +28,7 @@ from cdc.errors import (
     RunClosed,
     StorageUnavailable,
 )
-from cdc.events import TIP, Delivery, Stray, from_ms, to_ms
+from cdc.events import TIP, Deliveries, Stray, from_ms, to_ms
 from cdc.layout import Checkpoint, Gap, Generation, RunRecord, SegmentFacts, Turn, Unreadable
 from cdc.store import Container
 
@@ -34,7 +36,7 @@ MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a l
 CHECKPOINT_EVERY_S = 10.0
 _REDRIVE_TRIES = 200  # beside a run that lands many segments a second
 _DAY_MS = 86_400_000
-_WINDOW = 20_000  # replay ids remembered for dropping duplicates; between one and two windows are held
+_WINDOW = 20_000  # replay ids remembered for dropping duplicates; up to two windows, and what one call landed, are held
 
 
 @dataclass(frozen=True)
@@ -166,14 +168,20 @@ class _Window:
     recent: set[str] = field(default_factory=set)
     older: set[str] = field(default_factory=set)
 
-    def add(self, replay_id: str) -> bool:
-        """Return False if the id is known already."""
-        if replay_id in self.recent or replay_id in self.older:
-            return False
+    def add(self, replay_ids: list[str]) -> list[int] | None:
+        """Remember the ids; returns the places of those that were not known yet, None where that is all of them."""
         if len(self.recent) >= _WINDOW:
             self.older, self.recent = self.recent, set()
-        self.recent.add(replay_id)
-        return True
+        ids = set(replay_ids)
+        if len(ids) == len(replay_ids) and ids.isdisjoint(self.recent) and ids.isdisjoint(self.older):
+            self.recent |= ids
+            return None
+        places = []
+        for place, replay_id in enumerate(replay_ids):
+            if replay_id not in self.recent and replay_id not in self.older:
+                self.recent.add(replay_id)
+                places.append(place)
+        return places
 
 
 class ChannelLog:
@@ -242,7 +250,7 @@ class ChannelLog:
         self._position = position
         self._window = _Window()
         if position.replay_id is not None:
-            self._window.add(position.replay_id)
+            self._window.add([position.replay_id])
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -368,48 +376,44 @@ class ChannelLog:
 
     # --- landing -----------------------------------------------------------------------------------------------------
 
-    def land(self, deliveries: Sequence[Delivery]) -> Iterator[Landed]:
+    def land(self, deliveries: Deliveries) -> Iterator[Landed]:
         """Append deliveries in their order, and yield each segment once it is durable. The first failure ends it all.
 
         Raises: Fenced, LatePut, LogInconsistent, StorageError, RunClosed; the position must then be derived again.
         """
         fresh = self._skip(self._new(deliveries))
         try:
-            begin = 0
-            while begin < len(fresh):
-                partition, end = self._cut(fresh, begin)
-                yield self._put(self._agree(partition), fresh[begin:end])
-                begin = end
+            while fresh:
+                partition, count = self._cut(fresh)
+                yield self._put(self._agree(partition), fresh[:count])
+                fresh = fresh[count:]
         except BaseException:
             self._forget()
             raise
 
-    def _new(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    def _new(self, deliveries: Deliveries) -> Deliveries:
         """Leave out what was just landed."""
-        add = self._window.add
-        new = [delivery for delivery in deliveries if add(delivery.replay_id)]
-        self.duplicates += len(deliveries) - len(new)
-        return new
+        places = self._window.add(deliveries.replay_ids)
+        if places is None:
+            return deliveries
+        self.duplicates += len(deliveries) - len(places)
+        return deliveries.at(places)
 
-    def _skip(self, deliveries: list[Delivery]) -> list[Delivery]:
+    def _skip(self, deliveries: Deliveries) -> Deliveries:
         """Leave out the leading deliveries from before the tip; the first that is newer or has no time ends that."""
         if self._skip_before is None:
             return deliveries
-        kept: list[Delivery] = []
-        skipped_to = None
-        for delivery in deliveries:
-            if self._skip_before is not None:
-                if delivery.time is not None and delivery.time < self._skip_before:
-                    skipped_to = delivery.replay_id
-                    continue
-                self._skip_before = None
-            kept.append(delivery)
-        if skipped_to is not None:
-            self._position = replace(self.position, skipped_to=skipped_to)
-        return kept
+        before = self._skip_before
+        older = takewhile(lambda time_ms: time_ms is not None and from_ms(time_ms) < before, deliveries.times_ms)
+        count = sum(1 for _ in older)
+        if count < len(deliveries):
+            self._skip_before = None
+        if count:
+            self._position = replace(self.position, skipped_to=deliveries.replay_ids[count - 1])
+        return deliveries[count:]
 
-    def _cut(self, deliveries: Sequence[Delivery], begin: int) -> tuple[date, int]:
-        """Return the partition of the next segment and where it ends: at a change of date, or when it is full.
+    def _cut(self, deliveries: Deliveries) -> tuple[date, int]:
+        """Return the next segment's partition and how many it takes: up to a change of date, or until it is full.
 
         The partition is a function of the log and the next event alone, so that two writers choose the same name; a
         generation's first segment lies where the log ended, for its writers may see different events first.
@@ -420,17 +424,15 @@ class ChannelLog:
             raise AssertionError(f"landing in {self.channel} before its first generation")
         is_first = position.replay_id is None
         previous = max(position.partition or generation.partition, generation.partition)
-        time = deliveries[begin].time
-        day = max(previous, time.date()) if time and not is_first else previous
+        first_ms = None if is_first else deliveries.times_ms[0]
+        day = previous if first_ms is None else max(previous, from_ms(first_ms).date())
         day_ends_ms = to_ms(datetime.combine(day, datetime.min.time(), UTC)) + _DAY_MS
-        size, end = 0, begin
-        for delivery in deliveries[begin:]:
-            size += len(memoryview(delivery.raw)) + 1
-            is_later = delivery.time_ms is not None and delivery.time_ms >= day_ends_ms
-            if end > begin and (size > MAX_SEGMENT_BYTES or is_later):
-                break
-            end += 1
-        return day, end
+        later = (place for place, time_ms in enumerate(deliveries.times_ms) if time_ms and time_ms >= day_ends_ms)
+        count = next(later, len(deliveries)) or 1
+        if deliveries.size_bytes > MAX_SEGMENT_BYTES:
+            sizes = accumulate(len(line) + 1 for line in deliveries.lines[:count])
+            count = max(1, bisect_right(list(sizes), MAX_SEGMENT_BYTES))
+        return day, count
 
     def _agree(self, partition: date, *, is_contended: bool = False) -> date:
         """Return the partition in which the next segment lies: ours, or the one that another run has chosen before.
@@ -454,19 +456,18 @@ class ChannelLog:
             raise StorageUnavailable(f"reading turn {number} of {self.channel}: it exists and is gone", hint=_AGAIN)
         return max(chosen.partition, position.partition)
 
-    def _put(self, partition: date, deliveries: Sequence[Delivery]) -> Landed:
+    def _put(self, partition: date, deliveries: Deliveries) -> Landed:
         position = self.position
         generation = position.generation
         number = position.segment + 1
         name = layout.segment_name(self.channel, partition, number)
-        content = b"\n".join([*[delivery.raw for delivery in deliveries], b""])
-        times = [delivery.time_ms for delivery in deliveries if delivery.time_ms is not None]
+        content = b"\n".join([*deliveries.blocks, b""])
         facts = SegmentFacts(
-            first_replay_id=deliveries[0].replay_id,
-            last_replay_id=deliveries[-1].replay_id,
+            first_replay_id=deliveries.replay_ids[0],
+            last_replay_id=deliveries.replay_ids[-1],
             count=len(deliveries),
-            first_time=from_ms(times[0]) if times else None,
-            last_time=from_ms(times[-1]) if times else None,
+            first_time=_first_time(deliveries.times_ms),
+            last_time=_first_time(reversed(deliveries.times_ms)),
             generation=generation.number if generation else 0,
             run_id=self._log.run_id,
             org_id=self._org_id,
@@ -626,6 +627,11 @@ class ChannelLog:
             segment_written=position.segment_written,
             written=self._log.now(),
         )
+
+
+def _first_time(times_ms: Iterable[int | None]) -> datetime | None:
+    time_ms = next((time_ms for time_ms in times_ms if time_ms is not None), None)
+    return None if time_ms is None else from_ms(time_ms)
 
 
 _TWO_APPS = "two apps, or two runs at once, share this storage: stop one, or give it containers of its own"

@@ -77,9 +77,9 @@ class MemoryContainer:
         with self._lock:
             return sorted(name for name in self._there(f"listing {prefix}*") if name.startswith(prefix))[:at_most]
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str, *, start: str = "") -> list[str]:
         """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted."""
-        rests = [name[len(prefix) :] for name in self.names(prefix)]
+        rests = [name[len(prefix) :] for name in self.names(prefix) if name >= start]
         return sorted({prefix + rest[: rest.index("/") + 1] for rest in rests if "/" in rest})
 
     def probe_write(self) -> None:

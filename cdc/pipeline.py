@@ -1,7 +1,8 @@
-"""Lands one answer's messages in threads of their own, while the next poll is already waiting.
+"""Lands what answers brought, in threads of its own, while the next poll is already waiting.
 
-Strays go to quarantine before anything after them is landed; then the channels land side by side, each in order. It
-decides nothing about what a failure means: it returns every channel's error.
+One batch is landed at a time; what arrives meanwhile is put together and is the next. Strays go to quarantine before
+anything after them is landed; then the channels land side by side, each in order. It decides nothing about what a
+failure means: it returns every channel's error.
 """
 
 from __future__ import annotations
@@ -9,66 +10,123 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cdc import background
 from cdc.errors import CdcError
-from cdc.events import Delivery, Stray
+from cdc.events import Deliveries, Stray
 from cdc.landing import ChannelLog, Landed, StorageLog
 from cdc.report import RunReport
 from cdc.signals import Emit
 
 CHANNELS_AT_ONCE = 8
+MAX_HELD_BYTES = 4 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
 
 
-@dataclass(frozen=True)
-class Work:
-    """What one answer brought: strays, and the deliveries of each channel in order."""
+@dataclass
+class Batch:
+    """What one answer brought, or several in a row: strays, and the deliveries of each channel in order.
 
-    strays: list[Stray]
-    channels: list[tuple[ChannelLog, list[Delivery]]]
+    `clean_polls` is the server time of the newest clean poll among the answers, for each channel it listened to.
+    """
+
+    strays: list[Stray] = field(default_factory=list)
+    deliveries: dict[ChannelLog, Deliveries] = field(default_factory=dict)
+    clean_polls: dict[str, datetime] = field(default_factory=dict)
+    is_clean: bool = False  # at least one of the answers was that of a clean poll
+
+    @property
+    def has_work(self) -> bool:
+        """True where there is anything to write."""
+        return bool(self.strays or self.deliveries)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory, roughly."""
+        return sum(len(each.raw) for each in self.strays) + sum(each.size_bytes for each in self.deliveries.values())
+
+    def add(self, later: Batch) -> None:
+        """Append what a later answer brought."""
+        self.strays += later.strays
+        for log, deliveries in later.deliveries.items():
+            self.deliveries[log] = self.deliveries[log] + deliveries if log in self.deliveries else deliveries
+        self.clean_polls |= later.clean_polls
+        self.is_clean |= later.is_clean
 
 
-@dataclass(frozen=True)
 class Pipeline:
-    """Lands work into one run's log and reports each segment as soon as it is durable."""
+    """Lands batches into one run's log and reports each segment as soon as it is durable. Used by one thread."""
 
-    log: StorageLog
-    report: RunReport
-    emit: Emit
-    now: Callable[[], datetime]
+    def __init__(self, log: StorageLog, report: RunReport, emit: Emit, now: Callable[[], datetime]) -> None:
+        self._log = log
+        self._report = report
+        self._emit = emit
+        self._now = now
+        self._batch, self._waiting = Batch(), Batch()
+        self.in_flight: Future[dict[str, CdcError]] | None = None
 
-    def start(self, work: Work) -> Future[dict[str, CdcError]]:
-        """Return the future of the channels' errors, empty where all is landed; a stray's failure fails the whole."""
-        if work.strays or work.channels:
-            return background.start("landing", lambda: self._land(work))
-        nothing: Future[dict[str, CdcError]] = Future()
-        nothing.set_result({})
-        return nothing
+    def has_room(self, batch: Batch) -> bool:
+        """True where the batch may be added without waiting for the landing in flight."""
+        held_bytes = self._batch.size_bytes + self._waiting.size_bytes + batch.size_bytes
+        return self.in_flight is None or held_bytes <= MAX_HELD_BYTES
 
-    def _land(self, work: Work) -> dict[str, CdcError]:
-        for stray in work.strays:
-            if self.log.keep(stray):
+    def add(self, batch: Batch) -> None:
+        """Land the batch at once, or with all that waits as soon as the landing in flight is through."""
+        self._waiting.add(batch)
+        if self.in_flight is None:
+            self._start_next()
+
+    def take_result(self) -> tuple[Batch, dict[str, CdcError]]:
+        """Return the batch that is through and its channels' errors, none where all is landed; starts the next one.
+
+        After an error nothing more is landed: what waits is dropped, and comes again in another session.
+        """
+        batch, future = self._batch, self.in_flight
+        if future is None:
+            raise AssertionError("nothing is being landed")
+        errors = future.result(timeout=0)
+        if errors:
+            self.drop()
+        else:
+            self._start_next()
+        return batch, errors
+
+    def drop(self) -> None:
+        """Leave behind what is being landed, and what waits."""
+        self._batch, self._waiting, self.in_flight = Batch(), Batch(), None
+
+    def _start_next(self) -> None:
+        batch = self._batch = self._waiting
+        self._waiting, self.in_flight = Batch(), None
+        if batch.has_work:
+            self.in_flight = background.start("landing", lambda: self._land(batch))
+        elif batch.is_clean:
+            self.in_flight = Future()
+            self.in_flight.set_result({})
+
+    def _land(self, batch: Batch) -> dict[str, CdcError]:
+        for stray in batch.strays:
+            if self._log.keep(stray):
                 self._report_stray(stray)
-        calls = [background.bind(self._land_channel, log, deliveries) for log, deliveries in work.channels]
-        futures = background.start_each("land", calls, at_once=CHANNELS_AT_ONCE)
+        calls = [background.bind(self._land_channel, log, each) for log, each in batch.deliveries.items()]
+        futures = background.run_each("land", calls, at_once=CHANNELS_AT_ONCE)
         errors: dict[str, CdcError] = {}
-        for (log, _), future in zip(work.channels, futures, strict=True):
+        for log, future in zip(batch.deliveries, futures, strict=True):
             try:
                 future.result()
             except CdcError as error:
                 errors[log.channel] = error
         return errors
 
-    def _land_channel(self, log: ChannelLog, deliveries: list[Delivery]) -> None:
+    def _land_channel(self, log: ChannelLog, deliveries: Deliveries) -> None:
         for landed in log.land(deliveries):
             self._report_landed(landed)
         log.save_checkpoint(force=False)
 
     def _report_landed(self, landed: Landed) -> None:
-        lag_s = self.report.add_landed(landed, self.now())
-        self.emit(
+        lag_s = self._report.add_landed(landed, self._now())
+        self._emit(
             "channel.landed",
             level=logging.DEBUG,  # one a segment: under live traffic many a second
             channel=landed.channel,
@@ -80,7 +138,7 @@ class Pipeline:
         )
 
     def _report_stray(self, stray: Stray) -> None:
-        known = self.report.channels.get(stray.channel or "")
+        known = self._report.channels.get(stray.channel or "")
         if known is not None:
             known.quarantined += 1
         where = known.channel if known else "no subscribed channel"
@@ -88,5 +146,5 @@ class Pipeline:
             f"placing a message of {where}: {stray.reason}; it is kept whole in quarantine",
             hint="look at the blob below quarantine/ in the events container; the channel goes on",
         )
-        self.report.degrade(error, channel=known.channel if known else None)
-        self.emit("quarantine.kept", level=logging.ERROR, channel=where, reason=stray.reason, bytes=len(stray.raw))
+        self._report.degrade(error, channel=known.channel if known else None)
+        self._emit("quarantine.kept", level=logging.ERROR, channel=where, reason=stray.reason, bytes=len(stray.raw))

@@ -38,10 +38,10 @@ from cdc.errors import (
     StorageUnavailable,
     TokenInvalid,
 )
-from cdc.events import Delivery, Stray
+from cdc.events import Deliveries, Stray
 from cdc.landing import ChannelLog, StorageLog
 from cdc.layout import RunRecord
-from cdc.pipeline import Pipeline, Work
+from cdc.pipeline import Batch, Pipeline
 from cdc.report import ChannelReport, RunReport
 from cdc.salesforce import Token
 from cdc.session import Answer, CometDSession
@@ -86,16 +86,6 @@ class Ports:
     log: StorageLog
     emit: Emit
     clock: Clock = field(default_factory=Clock)
-
-
-@dataclass
-class _Batch:
-    """Deliveries being landed; `polled_at` is the server time of the answer, if it was a clean poll."""
-
-    future: Future[dict[str, CdcError]]
-    polled_at: datetime | None
-    channels: list[Channel]
-    has_work: bool
 
 
 class _SessionEnd(Exception):
@@ -147,7 +137,6 @@ class _Run:
         )
         self._allocation = AllocationWatch(ports.emit, ports.open_rest)
         self._token: Token | None = None
-        self._batch: _Batch | None = None
         self._damaged: frozenset[bytes] = frozenset()  # messages of the last damaged answer
         self._unreadable_at: object = None  # the positions at which an answer came that nothing can read
         self._suspect = ""  # the channel at whose subscribe it came: the next session subscribes it first
@@ -323,7 +312,7 @@ class _Run:
             if isinstance(answer.failure, AnswerUnreadable):
                 self._suspect_channel(channel, answer.failure, is_alone=place == 0)
             self._take(self._starter.subscribed(channel, start, answer), token)
-        self._settle_batch()
+        self._settle_landing()
         self._opened_s = self._clock.monotonic()
         refused = [channel.name for channel, _ in starts if channel.was_refused]
         if refused:
@@ -352,11 +341,13 @@ class _Run:
                 return
             is_empty = not answer.deliveries and not answer.strays
             self._take(answer, token, is_poll=True)
-            del answer  # an answer can be tens of MB: at most two are held, one landing and one arriving
+            del answer  # it can be tens of MB; what is held of it is the pipeline's alone
             pause_s = session.advice.interval_ms / 1000
             if is_empty and self._clock.monotonic() - began_s < IDLE_POLL_S:
                 pause_s = max(pause_s, 1.0)  # a server that does not hold the poll must not be hammered
-            self._waiting.pause(pause_s)
+            if pause_s > 0:
+                self._settle_landing()  # while nothing is asked for, nothing waits
+                self._waiting.pause(pause_s)
 
     def _poll_once(self, session: CometDSession, token: Token) -> Answer | None:
         """Return the answer of one poll; None where the run's time is up first.
@@ -383,15 +374,14 @@ class _Run:
         Raises: _SessionEnd, StorageError as soon as the landing in flight fails.
         """
         ends_s = self._clock.monotonic() + timeout_s
-        batch = self._batch
         while not poll.done() and not self._waiting.is_stopped and self._clock.monotonic() < ends_s:
             self._say_alive()
             self._look_around(token)
-            watched: list[Future[Any]] = [poll] if batch is None else [poll, batch.future]
+            landing = self._pipeline.in_flight
+            watched: list[Future[Any]] = [poll] if landing is None else [poll, landing]
             ends_in_s = min(ends_s, self._alive_s + ALIVE_EVERY_S) - self._clock.monotonic()
             self._waiting.first(watched, min(ends_in_s, self._silence.next_look_s(self._opened_s)))
-            if batch is not None and batch.future.done() and not poll.done():
-                batch = None
+            if landing is not None and landing.done() and not poll.done():
                 self._settle_batch()
 
     def _look_around(self, token: Token) -> None:
@@ -414,22 +404,23 @@ class _Run:
     # --- landing -----------------------------------------------------------------------------------------------------
 
     def _take(self, answer: Answer, token: Token, *, is_poll: bool = False) -> None:
-        """Hand what an answer brought to the landing, after the batch before it; then act on the answer's failure.
+        """Hand what an answer brought to the landing, behind what came before it; then act on the answer's failure.
 
+        Waits for the landing only where too much is held already. Where the answer is a failure, all is landed first.
         Raises: _SessionEnd. What an answer brought and is not landed then comes again in the next session.
         """
-        self._settle_batch()
+        if answer.failure is not None:
+            self._settle_landing()
         if isinstance(answer.failure, AnswerDamaged):
             self._damaged = answer.failure.damaged
         if isinstance(answer.failure, AnswerUnreadable):
             self._keep_unreadable(answer.failure)
-        is_clean = is_poll and answer.failure is None
         if answer.failure is None:
             self._settle_proofs(answer, token, is_poll=is_poll)
-        polled_at = (answer.server_time or self._clock.now()) if is_clean else None
-        self._batch = self._start_batch(answer, polled_at)
+        polled_at = (answer.server_time or self._clock.now()) if is_poll and answer.failure is None else None
+        self._land(answer, polled_at)
         if answer.failure is not None:
-            self._settle_batch()
+            self._settle_landing()
             raise _SessionEnd(answer.failure)
 
     @property
@@ -449,40 +440,55 @@ class _Run:
             cause = RequestLost(f"proving the continuity of {', '.join(unproven)}: not proved", hint=_UNPROVEN)
             raise _SessionEnd(cause, is_retry_now=True)
 
-    def _start_batch(self, answer: Answer, polled_at: datetime | None) -> _Batch:
+    def _land(self, answer: Answer, polled_at: datetime | None) -> None:
+        """Sort what an answer brought, and hand it to the pipeline as soon as that has room."""
         strays = list(answer.strays)
-        deliveries: dict[str, list[Delivery]] = {}
-        for delivery in answer.deliveries:
-            deliveries.setdefault(delivery.channel, []).append(delivery)
+        deliveries = answer.deliveries.by_channel()
         for name in [name for name in deliveries if name not in self._channels]:
             strays += _unsubscribed(name, deliveries.pop(name))
         for name in deliveries:
             self._silence.heard(self._channels[name])
         wanted = [channel for channel in self._active if channel.is_wanted]
-        work = [(channel.log, deliveries[channel.name]) for channel in wanted if channel.name in deliveries]
-        return _Batch(self._pipeline.start(Work(strays, work)), polled_at, wanted, bool(work))
+        batch = Batch(
+            strays,
+            {channel.log: deliveries[channel.name] for channel in wanted if channel.name in deliveries},
+            {channel.name: polled_at for channel in wanted} if polled_at else {},
+            is_clean=polled_at is not None,
+        )
+        while (landing := self._pipeline.in_flight) and (landing.done() or not self._pipeline.has_room(batch)):
+            self._settle_batch()
+        self._pipeline.add(batch)
+
+    def _settle_landing(self) -> None:
+        """Wait until all that was handed to the pipeline is landed. Raises: what `_settle_batch` raises."""
+        while self._pipeline.in_flight is not None:
+            self._settle_batch()
 
     def _settle_batch(self) -> None:
-        """Wait for the batch in flight and draw the consequences.
+        """Wait for the batch in flight and draw the consequences; the next one starts.
 
         Raises: _SessionEnd where it failed: positions are derived again and a new session replays what is missing;
         StorageError where it hangs, or a stray could not be kept.
         """
-        batch, self._batch = self._batch, None
-        if batch is None:
+        landing = self._pipeline.in_flight
+        if landing is None:
             return
         try:
-            errors = self._waiting.result(batch.future, "landing", grace_s=LANDING_GRACE_S)
-        except RequestLost as late:
-            raise StorageUnavailable(str(late), hint=_STORAGE_HANGS) from None
-        if batch.polled_at is not None:
-            for channel in batch.channels:
-                if channel.name not in errors:
-                    channel.report.is_captured = True
-                    channel.report.polled = self._clean_polls[channel.name] = batch.polled_at
-                    self._polled_s[channel.name] = self._clock.monotonic()
+            self._waiting.result(landing, "landing", grace_s=LANDING_GRACE_S)
+        except CdcError as trouble:
+            self._pipeline.drop()
+            if isinstance(trouble, RequestLost):
+                raise StorageUnavailable(str(trouble), hint=_STORAGE_HANGS) from None
+            raise
+        batch, errors = self._pipeline.take_result()
+        for name, polled_at in batch.clean_polls.items():
+            if name not in errors:
+                report = self.report.channels[name]
+                report.is_captured = True
+                report.polled = self._clean_polls[name] = polled_at
+                self._polled_s[name] = self._clock.monotonic()
         if not errors:
-            self._is_healthy |= batch.polled_at is not None
+            self._is_healthy |= batch.is_clean
             lived_s = self._clock.monotonic() - self._opened_s
             self._is_steady |= batch.has_work or (self._is_healthy and lived_s > STEADY_S)
             return
@@ -531,7 +537,7 @@ class _Run:
         try:
             if end.cause is not None:
                 session.abandon()  # an answer may have been left unlanded: nothing later may follow it
-            self._settle_batch()
+            self._settle_landing()
             if session.client_id and not session.is_gone:
                 self._disconnect(session)
         except _SessionEnd as trouble:
@@ -559,8 +565,8 @@ class _Run:
             # It only ignored advice.timeout: what is subscribed was listened to. After a lost poll that is no excuse.
             for channel in self._active:
                 channel.report.is_captured |= channel.is_wanted
-        self._batch = self._start_batch(answer, None)
-        self._settle_batch()
+        self._land(answer, None)
+        self._settle_landing()
 
     def _finish(self) -> None:
         """Write the checkpoints and the run record, as far as the time allows, and close the log."""
@@ -672,10 +678,10 @@ def _backoff_s(failures: int, cause: CdcError) -> float:
     return limit_s * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
 
 
-def _unsubscribed(name: str, deliveries: list[Delivery]) -> list[Stray]:
+def _unsubscribed(name: str, deliveries: Deliveries) -> list[Stray]:
     """Return a stray for each delivery of a channel that nobody subscribed; a flood of them is kept as one."""
     reason = "a channel that was not subscribed"
-    raws = [bytes(delivery.raw) for delivery in deliveries]
+    raws = [bytes(line) for line in deliveries.lines]
     return [Stray(name, reason, raw) for raw in (raws if len(raws) <= bayeux.MAX_STRAYS else [b"\n".join(raws)])]
 
 

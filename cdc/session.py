@@ -26,7 +26,7 @@ from cdc.errors import (
     SubscribeRefused,
     TokenInvalid,
 )
-from cdc.events import Delivery, Stray
+from cdc.events import Deliveries, Stray
 from cdc.exchange import HttpAnswer
 
 
@@ -48,7 +48,7 @@ class Answer:
     from the server. They are empty where the request was lost.
     """
 
-    deliveries: tuple[Delivery, ...] = ()
+    deliveries: Deliveries = field(default_factory=Deliveries)
     strays: tuple[Stray, ...] = ()
     failure: SalesforceError | None = None
     server_time: datetime | None = None

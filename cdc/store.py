@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +41,9 @@ PAGE_SIZE = 5000
 
 SINGLE_REQUEST_BYTES = 256 * 1024 * 1024
 """Up to this size a body goes up, and comes down, in one request."""
+
+CHUNK_BYTES = 512 * 1024
+"""An upload's time-out counts for so much: small enough for a slow line, large enough to leave other threads alone."""
 
 POOL_SIZE = 16
 """Connections kept open: more threads than that work, but open and close connections."""
@@ -106,8 +108,12 @@ class Container(Protocol):
     def names(self, prefix: str, *, at_most: int | None = None) -> list[str]:
         """Return the full names of the blobs under the prefix, sorted; all of them, or the first so many."""
 
-    def folders(self, prefix: str) -> list[str]:
-        """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted."""
+    def folders(self, prefix: str, *, start: str = "") -> list[str]:
+        """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted.
+
+        With `start`, a full blob name, only those that may have blobs from that name on. A storage that understands
+        this differently answers differently: whoever relies on it starts where a blob is known to be.
+        """
 
     def probe_write(self) -> None:
         """Prove the right to write without leaving anything behind."""
@@ -320,12 +326,9 @@ def _session() -> Any:
     from urllib3.util import Retry
 
     class ChunkwiseAdapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs, blocksize=128 * 1024)
-
         def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(request.body, bytes) and "Content-Length" in request.headers:
-                request.body = io.BytesIO(request.body)
+            if isinstance(request.body, bytes) and len(request.body) > CHUNK_BYTES:
+                request.body = _Chunks(request.body)
             return super().send(request, *args, **kwargs)
 
     session = requests.Session()
@@ -333,6 +336,19 @@ def _session() -> Any:
     for scheme in ("https://", "http://"):
         session.mount(scheme, ChunkwiseAdapter(POOL_SIZE, POOL_SIZE, max_retries=no_retries))
     return session
+
+
+class _Chunks:
+    """A body's chunks, without copying it; fresh ones each time that it is sent."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return (self._body[begin : begin + CHUNK_BYTES] for begin in range(0, len(self._body), CHUNK_BYTES))
 
 
 def _split(url: str) -> Any:
@@ -429,13 +445,24 @@ class AzureContainer:
             found = self._client.list_blob_names(name_starts_with=prefix, results_per_page=page)
             return sorted(islice(found, at_most))
 
-    def folders(self, prefix: str) -> list[str]:
-        """List with the delimiter "/" and keep the prefixes."""
-        from azure.storage.blob import BlobPrefix
+    def folders(self, prefix: str, *, start: str = "") -> list[str]:
+        """List with the delimiter "/" and keep the prefixes; `startFrom` is of service version 2026-02-06."""
+        from azure.core.exceptions import HttpResponseError
 
         with self._mapped(f"listing folders under {prefix!r} in"):
-            found = self._client.walk_blobs(name_starts_with=prefix, delimiter="/", results_per_page=PAGE_SIZE)
-            return sorted(str(item.name) for item in found if isinstance(item, BlobPrefix))
+            if start:
+                try:
+                    return [name for name in self._walk(prefix, start_from=start) if name >= start[: len(name)]]
+                except HttpResponseError as error:
+                    if error.status_code != 400:
+                        raise  # a storage that does not know the parameter refuses it: then all are listed
+            return [name for name in self._walk(prefix) if name >= start[: len(name)]]
+
+    def _walk(self, prefix: str, **options: Any) -> list[str]:
+        from azure.storage.blob import BlobPrefix
+
+        found = self._client.walk_blobs(name_starts_with=prefix, delimiter="/", results_per_page=PAGE_SIZE, **options)
+        return sorted(str(item.name) for item in found if isinstance(item, BlobPrefix))
 
     def probe_write(self) -> None:
         """Put with an If-Match that no blob can meet: rights are checked first, then the condition fails."""

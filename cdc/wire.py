@@ -16,6 +16,7 @@ _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 # One token that matters for borders: a whole string, a bracket, a comma or a colon. Possessive: never backtracks.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},:]|"', re.DOTALL)
 _SPACE = b" \t\r\n"
+_HEAD_BYTES = 9  # of a message, as in `{"data":{`: the longer, the faster it is found, and the fewer begin with it
 # A line break within a number or a word: without it two would become one.
 _BROKEN = re.compile(rb'[^\s\[\]{},:"][\r\n]+[^\s\[\]{},:"]')
 _CLOSES = {ord("]"): ord("["), ord("}"): ord("{")}
@@ -48,6 +49,29 @@ def elements(body: bytes) -> list[Raw]:
     if len(found) > _most_elements(text):
         raise Malformed("too many elements for their size")
     return found
+
+
+def as_lines(body: bytes) -> tuple[memoryview, list[Raw]] | None:
+    """Return the events of an answer, one a line, and its other messages; None where it is not laid out so.
+
+    Here a border is told by its looks, those of the first one between two events, for that is thrice as fast as
+    parsing. It may be wrong, but never unnoticed: what stands inside a message is no line break, and a line that holds
+    more or less than one JSON value is not parsed.
+    """
+    begin = body.rfind(b"{", 0, max(0, body.find(b'"data":')))
+    head = body[begin : begin + _HEAD_BYTES]
+    second = body.find(head, begin + 1)
+    gap = body[body.rfind(b"}", 0, max(0, second)) + 1 : max(0, second)]
+    if begin < 1 or gap.strip(_SPACE) != b"," or b"\n" in body or b"\r" in body:
+        return None
+    text = body.replace(b"}" + gap + head, b"}\n" + head)
+    last = text.rfind(b"\n") + 1
+    try:
+        before = _ARRAY.decode(text[:begin].rstrip(b", \t") + b"]")
+        event, *after = _ARRAY.decode(b"[" + text[last:])
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    return memoryview(text)[begin : last + len(event)], [*before, *after]
 
 
 def members(value: Raw) -> dict[str, bytes]:

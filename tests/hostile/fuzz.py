@@ -61,7 +61,7 @@ def answer(body: bytes) -> None:
     try:
         messages = bayeux.read_answer(body)
     except wire.Malformed:
-        messages = bayeux.Messages((), (), ())
+        messages = bayeux.Messages((), events.Deliveries(), ())
     for delivery in messages.deliveries:
         assert b"\n" not in bytes(delivery.raw)
         assert events.read_replay_id(delivery.replay_id.encode()) == delivery.replay_id

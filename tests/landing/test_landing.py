@@ -23,7 +23,7 @@ from cdc.errors import (
     StorageForbidden,
     StorageUnavailable,
 )
-from cdc.events import EARLIEST, TIP, Delivery, Stray, read_message
+from cdc.events import EARLIEST, TIP, Deliveries, Delivery, Stray, read_message
 from cdc.landing import ChannelLog
 from cdc.memory_store import MemoryContainer
 from tests.faulty_store import Fault, Killed, Script, always, at_call, first_of, on
@@ -63,7 +63,7 @@ def started(world: World, run_id: str = "run-a") -> ChannelLog:
 
 
 def land(log: ChannelLog, *deliveries: Delivery) -> list[landing.Landed]:
-    return list(log.land(deliveries))
+    return list(log.land(Deliveries.of(deliveries)))
 
 
 def segment_names(world: World) -> list[str]:
@@ -301,7 +301,7 @@ def test_a_segment_is_yielded_only_once_it_is_durable(monkeypatch: pytest.Monkey
     world = earliest_world()
     log = started(world)
     script_of(world).decide = on(Fault.UNAVAILABLE, verb="create", nth=2)
-    landing_now = log.land([delivery(), delivery()])
+    landing_now = log.land(Deliveries.of([delivery(), delivery()]))
     assert next(landing_now).segment == 1
     assert segment_names(world) == [SEGMENT_1]
     with pytest.raises(StorageUnavailable):
@@ -334,9 +334,10 @@ def test_the_window_of_known_replay_ids_is_bounded(monkeypatch: pytest.MonkeyPat
     world = earliest_world()
     log = started(world)
     events = [delivery() for _ in range(31)]
-    land(log, *events)
+    for begin in range(0, 31, 5):
+        land(log, *events[begin : begin + 5])
     assert land(log, *events[-10:]) == [], "at least one window is remembered"
-    assert len(log._window.recent) + len(log._window.older) <= 20
+    assert len(log._window.recent) + len(log._window.older) <= 25
 
 
 def test_a_new_generation_lands_what_the_old_one_had_landed() -> None:
@@ -1127,7 +1128,7 @@ def test_a_batch_ends_where_the_run_is_closed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(landing, "MAX_SEGMENT_BYTES", 1)
     world = earliest_world()
     log = started(world)
-    landing_now = log.land([delivery(), delivery()])
+    landing_now = log.land(Deliveries.of([delivery(), delivery()]))
     next(landing_now)
     world.writers[-1].storage.close()
     with pytest.raises(RunClosed):

@@ -19,7 +19,7 @@ from typing import Any
 from cdc import layout
 from cdc.continuity import TIP_MARGIN, Opening, Policy, Start, choose_start
 from cdc.errors import CdcError, ContinuityStopped, Fenced, LatePut, OrderRefused, StorageError
-from cdc.events import EARLIEST, TIP, Delivery, read_message
+from cdc.events import EARLIEST, TIP, Deliveries, Delivery, read_message
 from cdc.landing import ChannelLog, StorageLog
 from cdc.memory_store import MemoryContainer
 from cdc.orders import Orders, placed
@@ -313,7 +313,7 @@ class World:
         return self.step(writer, lambda: self._land(writer, batch, is_caught_up), twist)
 
     def _land(self, writer: Writer, batch: list[Event], is_caught_up: bool) -> None:
-        for _ in writer.log.land([event.deliver() for event in batch]):
+        for _ in writer.log.land(Deliveries.of(event.deliver() for event in batch)):
             pass
         writer.log.save_checkpoint(force=False)
         if batch or is_caught_up:

@@ -210,6 +210,14 @@ def test_folders_are_the_next_level_only(container: Container) -> None:
     assert container.folders("nothing/") == []
 
 
+def test_folders_can_be_listed_from_a_blob_on(container: Container) -> None:
+    for name in ("l/a/1", "l/b/1", "l/b/2", "l/c/1", "l/d"):
+        container.create(name, b"", content_type=LINES)
+    assert container.folders("l/", start="l/b/2") == ["l/b/", "l/c/"]
+    assert container.folders("l/", start="l/c/1") == ["l/c/"]
+    assert container.folders("l/", start="l/d") == []
+
+
 def test_listings_go_on_past_the_first_page(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "PAGE_SIZE", 3)
     files = [f"p/{number:02}" for number in range(10)]
