@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc.events import Delivery, Stray, from_ms, read_message, read_messages, read_replay_id, to_ms
+from cdc.events import (
+    Deliveries,
+    Delivery,
+    Stray,
+    from_ms,
+    read_message,
+    read_messages,
+    read_replay_id,
+    read_usual,
+    to_ms,
+)
 
 pytestmark = pytest.mark.pure
 
@@ -322,15 +333,88 @@ ODD_MESSAGES = (
 )
 
 
-@given(st.lists(st.sampled_from(ODD_MESSAGES) | st.integers(1, 1 << 65).map(
-    lambda number: message(str(number), header=f'{{"commitTimestamp":{NOON_MS}}}')), max_size=6))  # fmt: skip
-@FEW
-def test_a_whole_answer_is_read_as_its_messages_are_one_by_one(raws: list[bytes]) -> None:
-    answer = list(read_messages(b"[" + b",".join(raws) + b"]"))
-    assert [bytes(raw) for raw, _ in answer] == raws
-    for (raw, found), alone in zip(answer, map(read_message, raws), strict=True):
-        if isinstance(found, Delivery) and isinstance(alone, Delivery):
-            assert (found.channel, found.replay_id, found.time_ms) == (alone.channel, alone.replay_id, alone.time_ms)
-            assert bytes(found.raw) == bytes(alone.raw)
-        else:
-            assert (bytes(raw), found) == (bytes(raw), alone)
+USUAL_MESSAGE = message("8", header=f'{{"commitTimestamp":{NOON_MS}}}', payload='"s":"\u6771\u4eac"')
+META_MESSAGE = b'{"channel":"/meta/connect","successful":true}'
+USUAL_MESSAGES = st.integers(1, 1 << 65).map(
+    lambda number: message(str(number), header=f'{{"commitTimestamp":{NOON_MS + number % 1000}}}')
+)
+LAYOUTS = (
+    (b"[", b",", b"]"),
+    (b"[", b", ", b"]"),
+    (b"[ ", b" ,\t", b" ] "),
+    (b"[\n", b",\r\n", b"\n]"),
+    (b"", b",", b"]"),
+)
+
+
+def read_both_ways(body: bytes) -> None:
+    """Where the fast way reads an answer, the slow one reads the very same in it."""
+    usual = read_usual(body)
+    if usual is None:
+        return
+    fast, metas = usual
+    alone = list(read_messages(body))
+    assert list(map(bytes, metas)) == [bytes(raw) for raw, found in alone if isinstance(found, str)]
+    assert rows(fast) == rows(found for _, found in alone if isinstance(found, Delivery))
+    assert not [found for _, found in alone if isinstance(found, Stray)]
+
+
+def rows(deliveries: Iterable[Delivery]) -> list[tuple[str, str, int | None, bytes]]:
+    return [(each.channel, each.replay_id, each.time_ms, bytes(each.raw)) for each in deliveries]
+
+
+@given(
+    st.lists(
+        st.sampled_from([META_MESSAGE, USUAL_MESSAGE]) | USUAL_MESSAGES | st.sampled_from(ODD_MESSAGES), max_size=6
+    ),
+    st.sampled_from(LAYOUTS),
+)
+@settings(FEW, max_examples=300)
+def test_a_whole_answer_is_read_as_its_messages_are_one_by_one(raws: list[bytes], layout: tuple[bytes, ...]) -> None:
+    opening, between, closing = layout
+    read_both_ways(opening + between.join(raws) + closing)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[A,A,B,C]",
+        b"[A,A,,A]",
+        b"[,A,A]",
+        b"[A,A,]",
+        b"[A,A]]",
+        b"[A,A] x",
+        b"[A,A",
+        b"[[A,A]]",
+        b"[A A,A]",
+        b"[M,,A,A]",
+        b"[A,A,1,2]",
+        b"[A,M,A,M]",
+        b'[{"data":[A,A]},A]',
+        b'[A,{"data":[A,A],"channel":"/data/A"}]',
+        b'[A,{"data":{"event":{"replayId":1},"payload":{"ChangeEventHeader":{"commitTimestamp":%d},"a":[A,A]}},"channel":"/d"}]'
+        % NOON_MS,
+        b'[A,A,{"data":"},A"}]',
+    ],
+)
+def test_an_answer_laid_out_oddly_is_never_read_wrongly(body: bytes) -> None:
+    read_both_ways(body.replace(b"A", USUAL_MESSAGE).replace(b"M", META_MESSAGE).replace(b"B", message("9")))
+
+
+@pytest.mark.parametrize("body", [b"[A,A,M]", b"[M,A,A]", b"[A, A, M]", b"[M,A,A,A,M]", b"[A,A]", b"[ A ,A ] "])
+def test_a_usual_answer_is_read_the_fast_way(body: bytes) -> None:
+    usual = read_usual(body.replace(b"A", USUAL_MESSAGE).replace(b"M", META_MESSAGE))
+    assert usual is not None
+    assert (len(usual[0]), len(usual[1])) == (body.count(b"A"), body.count(b"M"))
+
+
+def test_deliveries_are_sorted_by_channel_in_their_order() -> None:
+    first, second = (message(header=f'{{"commitTimestamp":{NOON_MS}}}', channel=f'"/data/{name}"') for name in "AB")
+    usual = read_usual(b"[" + b",".join([first, second, first, first]) + b"]")
+    assert usual is not None
+    found = usual[0].by_channel()
+    assert {name: len(deliveries) for name, deliveries in found.items()} == {"/data/A": 3, "/data/B": 1}
+    assert [bytes(line) for line in found["/data/A"].lines] == [first] * 3
+    assert rows(found["/data/A"][1:] + found["/data/B"]) == rows(usual[0].at([2, 3, 1]))
+    assert len(found["/data/A"][3:]) == 0
+    assert Deliveries().by_channel() == {}
