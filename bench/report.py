@@ -213,8 +213,8 @@ def _throughput(results: Results) -> str:
         _table(heads, rows),
         "For scale, 1 kB:",
         _table(("what", "events/s", "CPU µs an event", "peak MB"), others),
-        f"Of the product's blob operations at full rate (`{large.replace(' x 1000', '')}` events) all but a few are one PUT "
-        "per answer of Salesforce and channel; the rest opens the log and closes the run.",
+        f"Of the product's blob operations at full rate (`{large.replace(' x 1000', '')}` events) all but a few are PUTs of segments, at most one "
+        "per answer of Salesforce and channel, fewer where answers arrive while one is being written; the rest opens the log and closes the run.",
     ))  # fmt: skip
 
 
@@ -260,8 +260,8 @@ def _rest(results: Results) -> str:
     ]  # fmt: skip
     return (
         _table(("what", "measured"), rows)
-        + "\n\nBoth logs lie in one Azurite account. Azurite goes through every blob of a container to list its folders; that time grows with "
-        "the log, the number of requests does not."
+        + "\n\nBoth logs lie in one Azurite account. Azurite looks at every blob of an account to answer a listing, also one that begins at the last "
+        "segment; that small time grows with the log, the number of requests does not."
     )
 
 
@@ -304,15 +304,15 @@ def _growth(results: Results) -> str:
     return "\n\n".join((
         "## How cost grows",
         f"**With events.** Linear in CPU, {cpu_us:.1f} µs an event of 1 kB in a backlog. Memory hardly grows with the backlog: "
-        f"{_or_dash(small_mb)} MB at {scale.backlogs[0]:,} events, {_or_dash(large_mb)} MB at {scale.backlogs[-1]:,}; it is bounded by one "
-        "answer being landed and one arriving.",
+        f"{_or_dash(small_mb)} MB at {scale.backlogs[0]:,} events, {_or_dash(large_mb)} MB at {scale.backlogs[-1]:,}; it is bounded by "
+        "4 MB that are landing or waiting (or one larger answer), and one answer arriving.",
         f"**With event size.** CPU an event grows with its bytes, since each is read once, hashed once and sent once: {sizes}. "
         "Salesforce limits an answer's events, so larger events mean larger segments, not more of them.",
-        f"**With channels.** Each channel that an answer brings events for costs one PUT, and they go side by side: {many}. "
+        f"**With channels.** Each channel that an answer brings events for costs one PUT at most, and they go side by side: {many}. "
         f"A quiet channel costs {_or_dash(_each(results))} requests a run, the run itself {_or_dash(_fixed(results))}.",
         f"**With the log's length.** Not at all in requests: an empty log opens with {_spread(results, 'start empty requests')} requests in the "
         f"whole run, one of {scale.log_segments:,} segments with {_spread(results, 'start long requests')}; the first creates its containers and "
-        "records. The days of a log are listed once a run, 5,000 to a request.",
+        "records. The days of a log are listed once a run, from the last known segment on.",
         f"**With idle time.** A run without events makes {requests:.0f} storage requests on one channel and uses {idle_cpu_ms:.0f} ms of CPU "
         "while it waits. A held poll costs nothing.",
         "### What a day costs",
@@ -320,7 +320,7 @@ def _growth(results: Results) -> str:
                 "CPU, bulk", "CPU, spread evenly"), days),
         f"With {RUNS_A_DAY} runs of {RUN_S} s, idle requests included. Spread evenly, a quiet channel's events come one to an answer, and each "
         f"is a segment of its own and one PUT; a checkpoint is written every {CHECKPOINT_S} s at most. That is the price of landing at once: it is "
-        "bounded by the number of answers, not of events, so the busier the channel, the cheaper the event. What is billed for compute "
+        "bounded by the number of answers, not of events, and answers that arrive while a segment is being written share the next one; so the busier the channel, the cheaper the event. What is billed for compute "
         f"is mostly the waiting: {RUNS_A_DAY} x {RUN_S} s = {RUNS_A_DAY * RUN_S:,} instance seconds a day and group, whatever the events.",
         "### When to split channels into groups",
         "One session is one connection that polls and lands in turn, on one processor. Split (with `;` in CDC_CHANNELS) when a group's "

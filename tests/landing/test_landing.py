@@ -576,6 +576,47 @@ def test_foreign_blobs_and_folders_are_ignored(foreign: str) -> None:
     assert derived(world).replay_id == events[-1].replay_id
 
 
+def test_later_partitions_are_looked_for_from_the_last_known_segment_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, _ = with_log(2)
+    asked: list[str] = []
+
+    def folders(container: MemoryContainer, prefix: str, *, start: str = "") -> list[str]:
+        asked.append(start)
+        return listed(container, prefix, start=start)
+
+    listed = MemoryContainer.folders
+    monkeypatch.setattr(MemoryContainer, "folders", folders)
+    assert derived(world).segment == 2
+    assert asked == [SEGMENT_2]
+
+
+@pytest.mark.parametrize(
+    "understood",
+    [
+        pytest.param(lambda found, start: found, id="not at all"),
+        pytest.param(lambda found, start: [], id="as behind all folders"),
+        pytest.param(lambda found, start: [name for name in found if not start.startswith(name)], id="as exclusive"),
+    ],
+)
+def test_a_storage_that_lists_from_elsewhere_hides_no_segment(
+    understood: Callable[[list[str], str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = earliest_world()
+    log = started(world)
+    land(log, delivery())
+    log.save_checkpoint(force=True)
+    last = delivery("2026-11-25T00:00:00Z")
+    land(log, last)
+    listed = MemoryContainer.folders
+
+    def folders(container: MemoryContainer, prefix: str, *, start: str = "") -> list[str]:
+        found = listed(container, prefix)
+        return understood(found, start) if start and len(found) > 1 else found
+
+    monkeypatch.setattr(MemoryContainer, "folders", folders)
+    assert derived(world).replay_id == last.replay_id
+
+
 def test_generation_records_put_aside_are_ignored() -> None:
     world, _ = with_log(2)
     world.remove(world.state, CHECKPOINT)
