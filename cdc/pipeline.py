@@ -110,7 +110,7 @@ class Pipeline:
             if self._log.keep(stray):
                 self._report_stray(stray)
         calls = [background.bind(self._land_channel, log, each) for log, each in batch.deliveries.items()]
-        futures = background.run_each("land", calls, at_once=CHANNELS_AT_ONCE)
+        futures = background.run_each("storage", calls, at_once=CHANNELS_AT_ONCE)
         errors: dict[str, CdcError] = {}
         for log, future in zip(batch.deliveries, futures, strict=True):
             try:

@@ -235,7 +235,7 @@ class _Run:
         Raises: StorageError.
         """
         unknown = [channel for channel in self._active if not channel.log.is_known]
-        futures = background.start_each("derive", [channel.log.derive for channel in unknown], at_once=8)
+        futures = background.start_each("storage", [channel.log.derive for channel in unknown], at_once=8)
         for channel, future in zip(unknown, futures, strict=True):
             try:
                 self._await_words(future, f"reading the log of {channel.name}")
@@ -324,7 +324,7 @@ class _Run:
     def _ask(self, what: str, request: Callable[[float], Answer]) -> Answer:
         """Send one request that the server answers at once, and wait for it, no longer than the run may last."""
         timeout_s = max(SHORTEST_POLL_S, min(REQUEST_TIMEOUT_S, self._waiting.left_s))
-        asking = background.start(what, lambda: request(timeout_s))
+        asking = background.start("session", lambda: request(timeout_s))
         return self._waiting.result(asking, what, at_most_s=timeout_s + LAST_POLL_GRACE_S)
 
     # --- polling -----------------------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ class _Run:
         within_ms = self._answer_within_ms(left_s, session.advice.timeout_ms)
         held_s = (session.advice.timeout_ms if within_ms is None else within_ms) / 1000
         timeout_s = min(held_s + NETWORK_DELAY_S, left_s + LAST_POLL_GRACE_S)
-        poll = background.start("connect", lambda: session.connect(answer_within_ms=within_ms, timeout_s=timeout_s))
+        poll = background.start("session", lambda: session.connect(answer_within_ms=within_ms, timeout_s=timeout_s))
         self._watch(poll, timeout_s, token)
         answer = poll.result() if poll.done() else Answer(failure=_HANGING)
         is_time_up = self._waiting.is_stopped or self._waiting.left_s <= 0
@@ -553,7 +553,7 @@ class _Run:
         Raises: _SessionEnd, StorageError from the landing.
         """
         was_over = session.is_over
-        asking = background.start("disconnect", lambda: session.disconnect(timeout_s=DISCONNECT_S))
+        asking = background.start("session", lambda: session.disconnect(timeout_s=DISCONNECT_S))
         try:
             answer = self._waiting.result(asking, "disconnect", grace_s=RECORDS_GRACE_S, at_most_s=DISCONNECT_S)
         except RequestLost:
@@ -575,7 +575,7 @@ class _Run:
             known = [channel for channel in self._channels.values() if channel.log.is_started]
             for channel in known:
                 channel.report.take_position(channel.log)
-            saves = background.start_each("checkpoint", [_saving(channel) for channel in known], at_once=8)
+            saves = background.start_each("storage", [_saving(channel) for channel in known], at_once=8)
             for channel, future in zip(known, saves, strict=True):
                 self._record(future, f"writing the checkpoint of {channel.name}")
             if known:

@@ -101,7 +101,7 @@ class Starter:
         """
         channels = list(channels)
         calls = [background.bind(self._choose, channel, t0, token) for channel in channels]
-        futures = background.start_each("start", calls, at_once=CHANNELS_AT_ONCE)
+        futures = background.start_each("storage", calls, at_once=CHANNELS_AT_ONCE)
         starts: list[tuple[Channel, Start]] = []
         failed: list[tuple[Channel, CdcError]] = []
         for channel, future in zip(channels, futures, strict=True):
