@@ -111,12 +111,9 @@ def find_segment(events: Container, channel: str, number: int) -> tuple[int, dat
     return found
 
 
-def find_partitions(events: Container, channel: str, *, start: str = "") -> list[date]:
-    """Return the dates of a channel's partitions, sorted, from that of blob `start` on; foreign folders do not count.
-
-    Raises: StorageError.
-    """
-    folders = events.folders(layout.segments_prefix(channel), start=start)
+def find_partitions(events: Container, channel: str) -> list[date]:
+    """Return the dates of a channel's partitions, sorted; foreign folders do not count. Raises: StorageError."""
+    folders = events.folders(layout.segments_prefix(channel))
     return sorted(day for day in map(layout.read_partition, folders) if day)
 
 
@@ -258,27 +255,30 @@ class _Reader:
         if checkpoint is None or checkpoint.partition is None:
             return self._last_of(self._partitions())
         name = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment)
+        found = self.events.from_name(layout.segments_prefix(self.channel), name, at_most=2)
+        if [blob.name for blob in found] == [name]:
+            return self._believed(checkpoint, checkpoint.partition, found[0])  # it is there, and nothing follows it
+        # Something does, or the storage knows no listing from a name on, or the segment is gone: look step by step.
         blob = self.events.head(name)
+        partitions = self._partitions()
         if blob is None:
             if self.now - (checkpoint.segment_written or checkpoint.written) >= RETENTION:
-                return self._expired(checkpoint, self._partitions())
+                return self._expired(checkpoint, partitions)
             self.warn(f"the checkpoint of {self.channel} is ahead: {name} is missing; the log decides")
-            return self._last_of(self._partitions())
+            return self._last_of(partitions)
         following = layout.segment_name(self.channel, checkpoint.partition, checkpoint.segment + 1)
-        if self._has_later_partition(checkpoint.partition, name) or self.events.head(following):
-            return self._last_of(self._partitions())
-        segment = self._segment(checkpoint.partition, checkpoint.segment, blob)
+        if max(partitions, default=checkpoint.partition) > checkpoint.partition or self.events.head(following):
+            return self._last_of(partitions)
+        return self._believed(checkpoint, checkpoint.partition, blob)
+
+    def _believed(self, checkpoint: Checkpoint, partition: date, blob: Blob) -> _Segment:
+        segment = self._segment(partition, checkpoint.segment, blob)
         if checkpoint.replay_id not in (None, segment.facts.last_replay_id):
-            self.warn(f"the checkpoint of {self.channel} contradicts {name}; the log decides")
+            self.warn(f"the checkpoint of {self.channel} contradicts {blob.name}; the log decides")
         return segment
 
-    def _has_later_partition(self, partition: date, segment_name: str) -> bool:
-        """Look from a segment on that is there, for a listing from the beginning can take as long as the log is.
-
-        A listing without that segment's own partition is not what was asked for, and is not believed.
-        """
-        listed = self._partitions(start=segment_name)
-        return max(listed if partition in listed else self._partitions(), default=partition) > partition
+    def _partitions(self) -> list[date]:
+        return find_partitions(self.events, self.channel)
 
     def _expired(self, checkpoint: Checkpoint, partitions: list[date]) -> _Segment | None:
         """A lifecycle rule has taken the segment: nothing was written since, and the checkpoint stands."""
@@ -301,9 +301,6 @@ class _Reader:
         return _Segment(
             checkpoint.segment, checkpoint.partition, facts, checkpoint.segment_written or checkpoint.written
         )
-
-    def _partitions(self, *, start: str = "") -> list[date]:
-        return find_partitions(self.events, self.channel, start=start)
 
     def _last_of(self, partitions: list[date]) -> _Segment | None:
         """Find the last segment in the last partition that has one; the partition before it must end earlier."""

@@ -77,9 +77,16 @@ class MemoryContainer:
         with self._lock:
             return sorted(name for name in self._there(f"listing {prefix}*") if name.startswith(prefix))[:at_most]
 
-    def folders(self, prefix: str, *, start: str = "") -> list[str]:
+    def from_name(self, prefix: str, start: str, *, at_most: int) -> list[Blob]:
+        """Return the first so many blobs under the prefix from the name `start` on, without content, sorted."""
+        with self._lock:
+            blobs = self._there(f"listing {prefix}* from {start} on")
+            names = sorted(name for name in blobs if name.startswith(prefix) and name >= start)
+            return [with_changes(blobs[name], body=b"") for name in names[:at_most]]
+
+    def folders(self, prefix: str) -> list[str]:
         """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted."""
-        rests = [name[len(prefix) :] for name in self.names(prefix) if name >= start]
+        rests = [name[len(prefix) :] for name in self.names(prefix)]
         return sorted({prefix + rest[: rest.index("/") + 1] for rest in rests if "/" in rest})
 
     def probe_write(self) -> None:

@@ -108,12 +108,15 @@ class Container(Protocol):
     def names(self, prefix: str, *, at_most: int | None = None) -> list[str]:
         """Return the full names of the blobs under the prefix, sorted; all of them, or the first so many."""
 
-    def folders(self, prefix: str, *, start: str = "") -> list[str]:
-        """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted.
+    def from_name(self, prefix: str, start: str, *, at_most: int) -> list[Blob]:
+        """Return the first so many blobs under the prefix from the name `start` on, without content, sorted.
 
-        With `start`, a full blob name, only those that may have blobs from that name on. A storage that understands
-        this differently answers differently: whoever relies on it starts where a blob is known to be.
+        A storage that does not know such listings may return none, or others: only an answer that begins with a blob
+        of the name `start` itself is to be relied on.
         """
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the full prefixes, each up to the next "/", that have blobs under the given prefix, sorted."""
 
     def probe_write(self) -> None:
         """Prove the right to write without leaving anything behind."""
@@ -445,24 +448,28 @@ class AzureContainer:
             found = self._client.list_blob_names(name_starts_with=prefix, results_per_page=page)
             return sorted(islice(found, at_most))
 
-    def folders(self, prefix: str, *, start: str = "") -> list[str]:
-        """List with the delimiter "/" and keep the prefixes; `startFrom` is of service version 2026-02-06."""
+    def from_name(self, prefix: str, start: str, *, at_most: int) -> list[Blob]:
+        """List with `startFrom`, which is of service version 2026-02-06; where it is refused, nothing is found."""
         from azure.core.exceptions import HttpResponseError
 
-        with self._mapped(f"listing folders under {prefix!r} in"):
-            if start:
-                try:
-                    return [name for name in self._walk(prefix, start_from=start) if name >= start[: len(name)]]
-                except HttpResponseError as error:
-                    if error.status_code != 400:
-                        raise  # a storage that does not know the parameter refuses it: then all are listed
-            return [name for name in self._walk(prefix) if name >= start[: len(name)]]
+        with self._mapped(f"listing blobs from {start!r} on in"):
+            listed = self._client.list_blobs(
+                name_starts_with=prefix, start_from=start, include=["metadata"], results_per_page=at_most
+            )
+            try:
+                return [_blob(str(found.name), found, b"") for found in islice(listed, at_most)]
+            except HttpResponseError as error:
+                if error.status_code != 400:
+                    raise
+                return []
 
-    def _walk(self, prefix: str, **options: Any) -> list[str]:
+    def folders(self, prefix: str) -> list[str]:
+        """List with the delimiter "/" and keep the prefixes."""
         from azure.storage.blob import BlobPrefix
 
-        found = self._client.walk_blobs(name_starts_with=prefix, delimiter="/", results_per_page=PAGE_SIZE, **options)
-        return sorted(str(item.name) for item in found if isinstance(item, BlobPrefix))
+        with self._mapped(f"listing folders under {prefix!r} in"):
+            found = self._client.walk_blobs(name_starts_with=prefix, delimiter="/", results_per_page=PAGE_SIZE)
+            return sorted(str(item.name) for item in found if isinstance(item, BlobPrefix))
 
     def probe_write(self) -> None:
         """Put with an If-Match that no blob can meet: rights are checked first, then the condition fails."""
@@ -525,7 +532,7 @@ def _put(blob: BlobClient, body: bytes, content_type: str, **conditions: Any) ->
 def _etag(value: Any) -> str:
     if not value or not isinstance(value, str):
         raise ValueError("no ETag")
-    return value
+    return value if value.endswith('"') else f'"{value}"'  # a listing leaves the quotes out
 
 
 def _if_match(etag: str | None) -> dict[str, Any]:

@@ -166,8 +166,11 @@ class FaultyContainer:
     def names(self, prefix: str, *, at_most: int | None = None) -> list[str]:
         return self._call("names", prefix, lambda: self.inner.names(prefix, at_most=at_most))
 
-    def folders(self, prefix: str, *, start: str = "") -> list[str]:
-        return self._call("folders", prefix, lambda: self.inner.folders(prefix, start=start))
+    def from_name(self, prefix: str, start: str, *, at_most: int) -> list[Blob]:
+        return self._call("from_name", start, lambda: self.inner.from_name(prefix, start, at_most=at_most))
+
+    def folders(self, prefix: str) -> list[str]:
+        return self._call("folders", prefix, lambda: self.inner.folders(prefix))
 
     def probe_write(self) -> None:
         self._call("probe_write", "", self.inner.probe_write)

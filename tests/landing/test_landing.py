@@ -26,6 +26,7 @@ from cdc.errors import (
 from cdc.events import EARLIEST, TIP, Deliveries, Delivery, Stray, read_message
 from cdc.landing import ChannelLog
 from cdc.memory_store import MemoryContainer
+from cdc.store import Blob
 from tests.faulty_store import Fault, Killed, Script, always, at_call, first_of, on
 from tests.landing.world import CHANNEL, CHECKPOINT, FOLDER, ORG_ID, Twist, World, Writer, as_script
 
@@ -576,30 +577,24 @@ def test_foreign_blobs_and_folders_are_ignored(foreign: str) -> None:
     assert derived(world).replay_id == events[-1].replay_id
 
 
-def test_later_partitions_are_looked_for_from_the_last_known_segment_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_is_up_to_date_costs_one_look_at_the_log() -> None:
     world, _ = with_log(2)
-    asked: list[str] = []
-
-    def folders(container: MemoryContainer, prefix: str, *, start: str = "") -> list[str]:
-        asked.append(start)
-        return listed(container, prefix, start=start)
-
-    listed = MemoryContainer.folders
-    monkeypatch.setattr(MemoryContainer, "folders", folders)
-    assert derived(world).segment == 2
-    assert asked == [SEGMENT_2]
+    writer = world.open()
+    writer.log.derive()
+    assert writer.log.position.segment == 2
+    assert [call.verb for call in writer.script.calls] == ["read", "from_name", "read"]  # the last: a newer generation?
 
 
 @pytest.mark.parametrize(
     "understood",
     [
-        pytest.param(lambda found, start: found, id="not at all"),
-        pytest.param(lambda found, start: [], id="as behind all folders"),
-        pytest.param(lambda found, start: [name for name in found if not start.startswith(name)], id="as exclusive"),
+        pytest.param(lambda found, names: [], id="as behind all blobs"),
+        pytest.param(lambda found, names: names[:2], id="as from the beginning"),
+        pytest.param(lambda found, names: found[1:], id="as exclusive"),
     ],
 )
 def test_a_storage_that_lists_from_elsewhere_hides_no_segment(
-    understood: Callable[[list[str], str], list[str]], monkeypatch: pytest.MonkeyPatch
+    understood: Callable[[list[Blob], list[Blob]], list[Blob]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = earliest_world()
     log = started(world)
@@ -607,13 +602,12 @@ def test_a_storage_that_lists_from_elsewhere_hides_no_segment(
     log.save_checkpoint(force=True)
     last = delivery("2026-11-25T00:00:00Z")
     land(log, last)
-    listed = MemoryContainer.folders
+    listed = MemoryContainer.from_name
 
-    def folders(container: MemoryContainer, prefix: str, *, start: str = "") -> list[str]:
-        found = listed(container, prefix)
-        return understood(found, start) if start and len(found) > 1 else found
+    def from_name(container: MemoryContainer, prefix: str, start: str, *, at_most: int) -> list[Blob]:
+        return understood(listed(container, prefix, start, at_most=at_most), listed(container, prefix, "", at_most=9))
 
-    monkeypatch.setattr(MemoryContainer, "folders", folders)
+    monkeypatch.setattr(MemoryContainer, "from_name", from_name)
     assert derived(world).replay_id == last.replay_id
 
 
@@ -663,9 +657,10 @@ def test_a_lost_state_container_is_made_anew_and_the_log_decides() -> None:
     assert derived(world).replay_id == events[-1].replay_id
 
 
-@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize(
+    ("has_checkpoint", "call"), [*((True, call) for call in range(1, 4)), *((False, call) for call in range(1, 6))]
+)
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.FORBIDDEN, Fault.BROKEN])
-@pytest.mark.parametrize("has_checkpoint", [True, False])
 def test_storage_that_cannot_be_read_is_an_error_and_never_a_fresh_start(
     call: int, fault: Fault, has_checkpoint: bool
 ) -> None:
@@ -1257,7 +1252,7 @@ def test_a_loser_takes_over_what_the_winner_landed_before_and_after_its_record()
         fast.open_generation(REFUSED, t0=world.org.now, user_id="")
         land(fast, delivery("2026-11-24T12:00:00Z"))
 
-    gap_written_next = 6  # after the five calls that look at the log's end once more
+    gap_written_next = 4  # after the three calls that look at the log's end once more
     script_of(world).decide = as_script(Twist(gap_written_next, intrusion=win))
     assert slow.open_generation(REFUSED, t0=world.org.now, user_id="") == (None, False)
     assert slow.position.segment == 3

@@ -210,12 +210,18 @@ def test_folders_are_the_next_level_only(container: Container) -> None:
     assert container.folders("nothing/") == []
 
 
-def test_folders_can_be_listed_from_a_blob_on(container: Container) -> None:
-    for name in ("l/a/1", "l/b/1", "l/b/2", "l/c/1", "l/d"):
-        container.create(name, b"", content_type=LINES)
-    assert container.folders("l/", start="l/b/2") == ["l/b/", "l/c/"]
-    assert container.folders("l/", start="l/c/1") == ["l/c/"]
-    assert container.folders("l/", start="l/d") == []
+def test_blobs_can_be_listed_from_a_name_on_without_their_content(container: Container) -> None:
+    for name in ("l/a/1", "l/b/1", "l/b/2", "l/c/1", "m/a"):
+        container.create(name, b"content", metadata={"count": name[2]}, content_type=LINES)
+    found = container.from_name("l/", "l/b/1", at_most=2)
+    assert [(blob.name, blob.metadata["count"], blob.size, blob.body) for blob in found] == [
+        ("l/b/1", "b", 7, b""),
+        ("l/b/2", "b", 7, b""),
+    ]
+    assert found[0] == container.head("l/b/1")
+    assert [blob.name for blob in container.from_name("l/", "l/b/2", at_most=5)] == ["l/b/2", "l/c/1"]
+    assert [blob.name for blob in container.from_name("l/", "l/b/11", at_most=1)] == ["l/b/2"]
+    assert container.from_name("l/", "l/d", at_most=2) == []
 
 
 def test_listings_go_on_past_the_first_page(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -374,12 +374,10 @@ def assert_no_secret(error: CdcError) -> None:
     assert error.__suppress_context__ or error.__context__ is None
 
 
-def test_a_storage_that_refuses_to_list_from_a_blob_on_is_asked_for_all(far: Container, server: ScriptedServer) -> None:
+def test_a_storage_that_refuses_to_list_from_a_name_on_has_found_nothing(
+    far: Container, server: ScriptedServer
+) -> None:
     server.fail(400, "InvalidQueryParameterValue")
-    assert type(failure(far, "folders")) is StorageError
-    asked_before = len(server.requests)
-    with pytest.raises(StorageError):
-        far.folders("data/A/", start="data/A/date=2026-11-23/000000000001.jsonl")
-    first, second = (path for _, path, _ in server.requests[asked_before:])
-    assert "startFrom=" in first
-    assert "startFrom=" not in second
+    assert far.from_name("data/A/", "data/A/date=2026-11-23/000000000001.jsonl", at_most=2) == []
+    [path] = [path for _, path, _ in server.requests]
+    assert "startFrom=" in path
