@@ -505,7 +505,9 @@ class World:
     def has_segments(self) -> bool:
         """True where the newest segment is still there."""
         segments = self.segments()
-        return bool(segments) and any(f"/{segments[-1].number:012d}." in name for name in self.names(self.events))
+        return bool(segments) and any(
+            self._segment.match(name) and f"/{segments[-1].number:012d}." in name for name in self.names(self.events)
+        )
 
     @property
     def is_checkpoint_current(self) -> bool:
