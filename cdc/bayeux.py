@@ -68,6 +68,7 @@ class Messages:
     replies: tuple[Reply, ...]
     deliveries: events.Deliveries
     strays: tuple[events.Stray, ...]
+    damaged: frozenset[bytes] = frozenset()  # messages with bytes that no JSON text has
 
     def reply_to(self, channel: str, message_id: str) -> Reply | None:
         """Return the reply to our request, None where the answer holds none (another id is another's reply).
@@ -167,6 +168,7 @@ def _read_one_by_one(body: bytes) -> Messages:
     replies: list[Reply] = []
     deliveries: list[events.Delivery] = []
     strays: list[events.Stray] = []
+    damaged: list[bytes] = []
     stray_count = 0
     for raw, message in events.read_messages(body):
         if type(message) is events.Delivery:
@@ -181,9 +183,15 @@ def _read_one_by_one(body: bytes) -> Messages:
                 strays.append(message)
         elif len(replies) < MAX_REPLIES:
             replies.append(_read_reply(raw))
+            damaged += [bytes(raw)] if events.is_damaged(raw) else []
     if stray_count > MAX_STRAYS:
-        strays = [events.Stray(None, f"{stray_count} messages that have no place, the whole answer is kept", body)]
-    return Messages(tuple(replies), events.Deliveries.of(deliveries), tuple(strays))
+        is_damaged = any(stray.is_damaged for stray in strays)
+        reason = f"{stray_count} messages that have no place, the whole answer is kept"
+        strays = [events.Stray(None, reason, body, is_damaged)]
+    # A failure that stands alone ends the session whatever its bytes; any other damaged reply may have eaten an event.
+    counts = deliveries or strays or any(reply.successful for reply in replies)
+    damaged = [stray.raw for stray in strays if stray.is_damaged] + (damaged if counts else [])
+    return Messages(tuple(replies), events.Deliveries.of(deliveries), tuple(strays), frozenset(damaged))
 
 
 def _read_reply(raw: wire.Raw) -> Reply:

@@ -289,19 +289,30 @@ def _members_or_none(value: bytes | None) -> dict[str, bytes]:
 def _placed(
     raw: wire.Raw, channel: str | None, replay_token: bytes, commit_timestamp: bytes, created_date: bytes
 ) -> Delivery | Stray:
-    if channel is None:
-        return Stray(None, "no channel", bytes(raw))
+    line, damage = _as_line(raw)
     replay_id = read_replay_id(replay_token)
-    if replay_id is None:
-        return Stray(channel, "no replay id" if not replay_token else "a replay id that cannot be used", bytes(raw))
+    if channel is not None and replay_id is not None and not damage:
+        return Delivery(channel, replay_id, _plausible_ms(commit_timestamp, created_date), line)
+    unplaced = "no channel" if channel is None else "" if replay_id is not None else "no replay id"
+    if unplaced == "no replay id" and replay_token:
+        unplaced = "a replay id that cannot be used"
+    # Where noise hit the very names, the message has no place because it is damaged: it must be asked for again.
+    return Stray(channel, unplaced or damage, bytes(raw), is_damaged=bool(damage))
+
+
+def is_damaged(raw: wire.Raw) -> bool:
+    """True where the bytes are none that a JSON text has: they may have been spoilt on the way."""
+    return bool(_as_line(raw)[1])
+
+
+def _as_line(raw: wire.Raw) -> tuple[wire.Raw, str]:
+    """Return the message as a line, and what it has that no JSON text has ("" for nothing)."""
     if not _is_utf8(bytes(raw)):
-        return Stray(channel, "not UTF-8", bytes(raw), is_damaged=True)
+        return raw, "not UTF-8"
     line = wire.as_line(raw)
     if line is None:
-        return Stray(channel, "a line break inside a token", bytes(raw), is_damaged=True)
-    if _CONTROL.search(line):
-        return Stray(channel, "a control character", bytes(raw), is_damaged=True)
-    return Delivery(channel, replay_id, _plausible_ms(commit_timestamp, created_date), line)
+        return raw, "a line break inside a token"
+    return line, "a control character" if _CONTROL.search(line) else ""
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -129,9 +129,8 @@ class CometDSession:
             messages = bayeux.read_answer(http.body)
         except wire.Malformed as error:
             return self._end(Answer(), _unreadable(what, http, str(error))), None
-        damaged = frozenset(stray.raw for stray in messages.strays if stray.is_damaged)
-        if not damaged <= self.believed:
-            failure = AnswerDamaged(f"{what}: the answer holds damaged bytes", hint=_AGAIN, damaged=damaged)
+        if not messages.damaged <= self.believed:
+            failure = AnswerDamaged(f"{what}: the answer holds damaged bytes", hint=_AGAIN, damaged=messages.damaged)
             return self._end(Answer(), failure), None
         return self._sorted(meta, what, channel, message_id, messages, http.server_time)
 

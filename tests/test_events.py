@@ -90,6 +90,14 @@ def test_bytes_that_no_json_text_has_make_a_damaged_stray_of_the_whole_message(n
     assert again == found
 
 
+@pytest.mark.parametrize("name", [b"channel", b"replayId", b"event"])
+def test_noise_in_the_very_names_that_place_a_message_makes_it_a_damaged_one_too(name: bytes) -> None:
+    """Found by chaos: it was taken for a message that has no place, and the event was not asked for again."""
+    found = read_message(message().replace(name, b"\xff" + name[1:]))
+    assert isinstance(found, Stray)
+    assert found.is_damaged
+
+
 @pytest.mark.parametrize(
     "raw",
     [

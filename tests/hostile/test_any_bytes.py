@@ -79,6 +79,29 @@ def test_records_with_some_fields_of_any_type(fields: dict[str, Any]) -> None:
         fuzz.record(json.dumps(whole | fields).encode())
 
 
+def spoilt(body: bytes, chance: random.Random) -> bytes:
+    """The answer with noise somewhere in it that no JSON text has, as long as it was."""
+    noise = bytes(chance.randrange(256) for _ in range(chance.randrange(1, 40))) + b"\xff"
+    at = chance.randrange(1, len(body) - len(noise))
+    return body[:at] + noise + body[at + len(noise) :]
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_noise_anywhere_in_an_answer_with_events_is_never_taken_for_a_whole_one(place: int) -> None:
+    """It may eat an event, or the very names by which one is placed: nothing of such an answer counts."""
+    reply = '{"channel":"/meta/connect","id":"7","clientId":"abc","successful":true,"advice":{"reconnect":"retry"}}'
+    messages = [event(str(number)) for number in (101, 102, 103)]
+    messages.insert(place, reply)
+    body = f"[{','.join(messages)}]".encode()
+    for number in range(3_000):
+        noisy = spoilt(body, random.Random(number))
+        try:
+            found = bayeux.read_answer(noisy)
+        except wire.Malformed:
+            continue
+        assert found.damaged, noisy
+
+
 # --- who an answer is for --------------------------------------------------------------------------------------------
 
 

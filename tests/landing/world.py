@@ -439,9 +439,11 @@ class World:
         """Somebody deletes the newest segment, a young one, while nobody writes: what it held must be landed again."""
         self.segments()
         names = [name for name in self.names(self.events) if self._segment.match(name)]
-        blobs = [self.events.head(name) for name in names[-2:]]
-        if len(blobs) < 2 or not self.has_segments or not blobs[1] or blobs[1].last_modified < self.org.now - YOUNG:
+        blobs = [blob for blob in map(self.events.head, names[-2:]) if blob]
+        if len(blobs) < 2 or not self.has_segments or blobs[1].last_modified < self.org.now - YOUNG:
             return
+        if blobs[0].metadata["generation"] != blobs[1].metadata["generation"]:
+            return  # the generation's only position goes with it: nobody could notice what the org has purged since
         self.remove(self.events, names[-1])
         self._read.pop(names[-1])
         self._old_checkpoint = b""  # it may speak of that segment
@@ -503,7 +505,9 @@ class World:
     def has_segments(self) -> bool:
         """True where the newest segment is still there."""
         segments = self.segments()
-        return bool(segments) and any(f"/{segments[-1].number:012d}." in name for name in self.names(self.events))
+        return bool(segments) and any(
+            self._segment.match(name) and f"/{segments[-1].number:012d}." in name for name in self.names(self.events)
+        )
 
     @property
     def is_checkpoint_current(self) -> bool:

@@ -59,7 +59,6 @@ def test_a_refused_id_of_a_recent_event_opens_a_gap_and_a_generation_and_the_nex
     second = site.capture(ACCOUNT, seconds=1.5)
     assert second.outcome == "degraded", second.summary()
     assert site.log.lines(ACCOUNT, generation=2) == site.org.deliveries(ACCOUNT)[10:]
-    assert [gap["start"] for gap in gaps(site).values()] == ["-1"]
     [(name, gap)] = gaps(site).items()
     assert name == f"gaps/{ACCOUNT_PATH}/0002.json"
     assert (gap["cause"], gap["afterReplayId"], gap["start"]) == (
