@@ -62,6 +62,7 @@ SHORTEST_POLL_S = 0.25
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 30.0
 STEADY_S = 10.0  # a session that lived so long, or landed something, starts the back-off anew
 ALIVE_EVERY_S = 300.0  # how often a long run says that it is alive; and its channels' clean polls must be younger
+UNANSWERED_FOR = timedelta(minutes=15)  # so long the last polls of short runs may stay without an answer
 IDLE_POLL_S = 0.05  # an empty answer sooner than this means that the server does not hold the poll
 
 
@@ -564,7 +565,8 @@ class _Run:
         if was_over and self._waiting.left_s <= 0 and not self.report.lost_sessions:
             # It only ignored advice.timeout: what is subscribed was listened to. After a lost poll that is no excuse.
             for channel in self._active:
-                channel.report.is_captured |= channel.is_wanted
+                if channel.is_wanted and not channel.report.is_captured:
+                    channel.report.is_captured = channel.is_unanswered = True
         self._land(answer, None)
         self._settle_landing()
 
@@ -582,6 +584,7 @@ class _Run:
                 with suppress(CdcError):  # whatever is wrong with it, writing it anew will tell
                     self._waiting.result(self._before, "reading the run record", grace_s=RECORDS_GRACE_S)
             self._recall()
+            self._judge_unanswered()
             self._silence.conclude()
             self._allocation.settle()
             self.report.close(self._clock.now())
@@ -614,6 +617,23 @@ class _Run:
             report.polled = report.polled or (known.clean_polls.get(report.channel) if known else None)
         self._silence.restore(known)
         self._allocation.restore(known)
+
+    def _judge_unanswered(self) -> None:
+        """That a server ignores advice.timeout excuses a run without an answered poll, but not run after run."""
+        for channel in self._channels.values():
+            if not channel.is_unanswered or not channel.log.is_known:
+                continue
+            generation = channel.log.position.generation
+            since = channel.report.polled or (generation.t0 if generation else None)
+            if since is not None and self._clock.now() - since > UNANSWERED_FOR:
+                self.report.degrade(
+                    RequestLost(
+                        f"listening to {channel.name}: no poll has been answered since {since:%Y-%m-%d %H:%M} UTC",
+                        hint="let runs last longer than the server holds a poll, which is 110 s (CDC_RUN_SECONDS, or "
+                        "--seconds); if longer runs say so too, check what lies between this app and Salesforce",
+                    ),
+                    channel=channel.name,
+                )
 
     def _write_record(self) -> Future[None]:
         """Start writing the run record as things stand, after the one that may be under way."""

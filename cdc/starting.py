@@ -64,6 +64,7 @@ class Channel:
     was_refused: bool = False  # in this session
     is_unproven: bool = False
     proving: Start | None = None  # nothing of it is landed before the org was asked
+    is_unanswered: bool = False  # listened to in this run, but no poll was answered
     heard_s: float = -math.inf  # when it last delivered anything in this run, by the monotonic clock
 
     @property

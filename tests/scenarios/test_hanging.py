@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -195,6 +196,30 @@ def test_an_idle_server_that_ignores_the_advised_timeout_is_no_fault_either(site
     assert report.outcome == "ok", report.summary()
     assert site.late_s < 5 * slowness()
     assert [entry["successful"] for entry in site.asked("disconnect")] == [True]
+
+
+def test_short_runs_whose_polls_are_never_answered_are_green_for_a_quarter_of_an_hour_at_most(site: Site) -> None:
+    """A server that ignores advice.timeout looks like one that has stopped answering; only longer runs tell."""
+    site.org.publish(ACCOUNT, 1)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    site.org.fault("connect", "hang", after=1, times=-1)
+    site.org.knobs(honour_client_timeout=False)
+    assert site.capture(ACCOUNT, seconds=1).outcome == "ok"
+    [(name, record)] = site.log.state("runs/").items()
+    polled = datetime.fromisoformat(record["cleanPolls"][ACCOUNT]) - timedelta(minutes=16)
+    record["cleanPolls"][ACCOUNT] = polled.isoformat()
+    site.log.write_state(name, json.dumps(record).encode())
+    site.org.clear_faults()
+    site.org.fault("connect", "hang", after=1, times=-1)
+    report = site.capture(ACCOUNT, seconds=1)
+    assert report.outcome == "degraded", report.summary()
+    [problem] = report.problems
+    assert problem.message == f"listening to {ACCOUNT}: no poll has been answered since {polled:%Y-%m-%d %H:%M} UTC"
+    assert "110 s" in problem.hint
+    site.org.clear_faults()
+    site.org.publish(ACCOUNT, 1)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    assert_landed_once(site.org, site.log, ACCOUNT)
 
 
 def test_a_run_that_is_stopped_ends_at_once_and_cleanly(site: Site) -> None:
