@@ -621,7 +621,7 @@ class _Run:
     def _judge_unanswered(self) -> None:
         """That a server ignores advice.timeout excuses a run without an answered poll, but not run after run."""
         for channel in self._channels.values():
-            if not channel.is_unanswered or not channel.log.is_known:
+            if not channel.is_unanswered or channel.report.events or not channel.log.is_known:
                 continue
             generation = channel.log.position.generation
             since = channel.report.polled or (generation.t0 if generation else None)
