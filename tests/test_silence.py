@@ -95,9 +95,8 @@ class Run:
         """Look round at that second of the run, and let what was asked be answered."""
         self.clock.s = seconds
         self.look()
-        for thread in threading.enumerate():
-            if thread.name == "silence" and self.org.answers.is_set():
-                thread.join(10)
+        if self.org.answers.is_set():
+            wait([watched.asking for watched in self.watch._watched.values() if watched.asking], timeout=10)
         self.look()
         return self
 

@@ -15,7 +15,7 @@ import pytest
 
 from cdc import first_check
 from cdc.finding import Finding
-from tests.harness import ACCOUNT, CONTACT, Recorder, Site, slowness, wait_until
+from tests.harness import ACCOUNT, CONTACT, Recorder, Site, slowness
 
 ROOT = Path(__file__).parent.parent.parent
 SALES = "/data/Sales__chn"
@@ -164,10 +164,15 @@ def test_a_check_that_breaks_breaks_nothing() -> None:
 def test_the_events_come_from_the_thread_of_the_run() -> None:
     """The worker ties a log line to its invocation by the thread."""
     threads: list[threading.Thread] = []
+    checked = threading.Event()
 
     def emit(name: str, /, *, level: int = 20, **fields: object) -> None:
         threads.append(threading.current_thread())
 
-    with first_check.beside(lambda: iter([FINE, BAD]), emit):
-        wait_until(lambda: not [each for each in threading.enumerate() if each.name == "check"])
+    def check() -> Iterator[Finding]:
+        yield from (FINE, BAD)
+        checked.set()
+
+    with first_check.beside(check, emit):
+        assert checked.wait(10)
     assert set(threads) == {threading.current_thread()}
