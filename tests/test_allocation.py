@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import wait
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -102,9 +102,7 @@ def watch_of(org: Org, said: Recorder, known: RunRecord | None = None) -> Alloca
 
 def look(watch: AllocationWatch, now: datetime) -> None:
     watch.look(now, TOKEN)
-    for thread in threading.enumerate():
-        if thread.name == "limits":
-            thread.join(10)
+    wait([watch._asking] if watch._asking else [], timeout=10)
     watch.settle()
 
 
