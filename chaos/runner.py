@@ -14,13 +14,13 @@ import importlib
 import json
 import logging
 import os
-import secrets
 import select
 import signal
 import sys
 import time
 from concurrent.futures import Future, wait
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 POLL_S = 0.005
@@ -41,15 +41,7 @@ class WrongClock:
 
 def capture_with(clock: WrongClock, seconds: float) -> int:
     """Capture every group at once, as the command line does, but by this wall clock; prints the same document."""
-    from cdc import app, background, rest, salesforce
-    from cdc.continuity import Policy
-    from cdc.events import EARLIEST, TIP
-    from cdc.landing import StorageLog
-    from cdc.report import RunReport
-    from cdc.run import Plan, Ports, run
-    from cdc.session import CometDSession
-    from cdc.settings import ChannelGroup
-    from cdc.signals import log_event
+    from cdc import app, background
     from cdc.waiting import Clock
 
     class RunClock(Clock):
@@ -57,26 +49,7 @@ def capture_with(clock: WrongClock, seconds: float) -> int:
             return clock.now()
 
     settings = app.load_settings()
-    credentials, version = app.credentials_of(settings), settings.salesforce_api_version
     stop: Future[None] = Future()
-
-    def capture(group: ChannelGroup) -> RunReport:
-        with app.open_storage(settings) as service:
-            ports = Ports(
-                fetch_token=lambda timeout_s: salesforce.fetch_token(credentials, timeout_s=timeout_s),
-                open_session=lambda token: CometDSession(salesforce.Streaming(token, version)),
-                open_rest=lambda token: rest.Rest(token, version),
-                log=StorageLog(
-                    service.container(settings.cdc_events_container),
-                    service.container(settings.cdc_checkpoints_container),
-                    run_id=f"{clock.now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
-                    now=clock.now,
-                ),
-                emit=log_event,
-                clock=RunClock(),
-            )
-            policy = Policy(TIP if settings.cdc_start == "tip" else EARLIEST, EARLIEST)
-            return run(Plan(group.name, group.channels, seconds, policy), ports, stop=stop)
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     app.quiet_foreign_logs()
@@ -86,7 +59,8 @@ def capture_with(clock: WrongClock, seconds: float) -> int:
             stop.set_result(None)
 
     signal.signal(signal.SIGTERM, end)
-    captures = [background.start(group.name, background.bind(capture, group)) for group in settings.channel_groups]
+    capture = partial(app.capture, settings, seconds=seconds, stop=stop, clock=RunClock())
+    captures = [background.start(group.name, partial(capture, group)) for group in settings.channel_groups]
     wait(captures)
     reports = [each.result() for each in captures]
     print(json.dumps({"groups": {report.group: report.to_json() for report in reports}}))
