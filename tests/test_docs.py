@@ -158,11 +158,6 @@ def test_the_readmes_line_is_a_delivery() -> None:
     assert delivery.channel == CHANNEL
 
 
-@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
-def test_the_readmes_python_compiles(number: int) -> None:
-    compile(blocks(README, "python")[number], "README.md", "exec")
-
-
 # --- what a run says --------------------------------------------------------------------------------------------------
 
 

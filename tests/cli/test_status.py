@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Operator, Said, containers_of
+from tests.cli.conftest import Operator, containers_of
 from tests.harness import ACCOUNT, CONTACT, Site, slowness
 
-Interrupted = Callable[[subprocess.Popen[str], Sequence[signal.Signals], float], Said]
 ALLOCATION = "✓ delivery allocation: 0 % used, 5 of 5,000,000 events in 24 hours, read <s> ago"
 HEADER = "  channel  segment  replay id  generation  last event (UTC)  age  lag  left  gaps"
 
@@ -156,27 +153,25 @@ def test_an_allocation_that_cannot_be_read_is_told_once_and_a_run_under_way_show
     assert said.lines[-1] == "- delivery allocation: not known (/limits: HTTP 403)"
 
 
-def test_a_watch_looks_again_and_again_until_it_is_interrupted(
-    cdc: Operator, site: Site, interrupted: Interrupted
-) -> None:
+def test_a_watch_looks_again_and_again_until_it_is_interrupted(cdc: Operator, site: Site) -> None:
     site.org.publish(ACCOUNT, 2)
     assert site.capture(ACCOUNT).outcome == "ok"
     process = cdc.start("status", "--watch", "--every", "0.2", "--json", environment=site.environment(ACCOUNT))
     assert process.stdout is not None
     looks = [json.loads(process.stdout.readline()) for _ in range(3)]
     assert looks[0]["time"] < looks[1]["time"] < looks[2]["time"]
-    said = interrupted(process, [signal.SIGINT], 0)
+    process.send_signal(signal.SIGINT)
+    said = cdc.finish(process)
     assert (said.code, said.err) == (0, "")
 
 
-def test_the_exit_code_of_a_watch_is_that_of_its_last_look(
-    cdc: Operator, site: Site, no_storage: str, interrupted: Interrupted
-) -> None:
+def test_the_exit_code_of_a_watch_is_that_of_its_last_look(cdc: Operator, site: Site, no_storage: str) -> None:
     environment = site.environment(ACCOUNT, CDC_STORAGE=no_storage)
     process = cdc.start("status", "--watch", "--every", "0.1", "--json", environment=environment)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["errors"]
-    assert interrupted(process, [signal.SIGINT], 0).code == 1
+    process.send_signal(signal.SIGINT)
+    assert cdc.finish(process).code == 1
 
 
 def test_a_quiet_channel_that_is_listened_to_is_not_warned_of(cdc: Operator, site: Site) -> None:

@@ -7,12 +7,9 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
 
-from tests.cli.conftest import Operator, Said
+from tests.cli.conftest import Operator
 from tests.harness import ACCOUNT, CONTACT, Site, slowness, wait_until
-
-Interrupted = Callable[[subprocess.Popen[str], Sequence[signal.Signals], float], Said]
 
 
 def test_the_log_from_a_segment_on_is_shown_a_line_each(cdc: Operator, site: Site) -> None:
@@ -37,7 +34,7 @@ def test_json_is_the_landed_lines_byte_for_byte(cdc: Operator, site: Site) -> No
     assert out.encode() == b"".join(line + b"\n" for line in site.org.deliveries(ACCOUNT))
 
 
-def test_from_now_on_what_lands_is_shown_across_dates(cdc: Operator, site: Site, interrupted: Interrupted) -> None:
+def test_from_now_on_what_lands_is_shown_across_dates(cdc: Operator, site: Site) -> None:
     """The log's end lies in a folder of three days ago: the next segment begins another one."""
     site.org.publish(ACCOUNT, 1, age_s=60 * 3600)
     site.org.publish(CONTACT, 1)
@@ -52,7 +49,8 @@ def test_from_now_on_what_lands_is_shown_across_dates(cdc: Operator, site: Site,
         assert process.stdout is not None
         line = json.loads(process.stdout.readline())
         assert line["data"]["event"]["replayId"] == replay_id
-    said = interrupted(process, [signal.SIGINT], 0)
+    process.send_signal(signal.SIGINT)
+    said = cdc.finish(process)
     assert (said.code, said.out, said.err) == (0, "", "")
 
 

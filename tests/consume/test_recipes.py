@@ -20,7 +20,7 @@ import pytest
 import requests
 from azure.storage.blob import ContainerClient
 
-from cdc import run, starting
+from cdc import run
 from emulator.client import Emulator, start
 from tests.azurite import Azurite
 from tests.harness import ACCOUNT, CONTACT, Site, open_site
@@ -207,7 +207,7 @@ def world(storage: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Two generations, of which the second repeats the first, read; then a third capture, and read again."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(run, "PROOF_POLL_MS", 300)
-        patch.setattr(starting, "PROOF_AFTER_S", 0.3)
+        patch.setattr(run, "PROOF_AFTER_S", 0.3)
         site = stack.enter_context(
             open_site(stack.enter_context(start()), storage.connection_string, "consume-events", "consume-checkpoints")
         )

@@ -221,9 +221,9 @@ def test_reading_takes_time_in_proportion_to_the_bytes(name: str) -> None:
             bayeux.read_answer(body)
         return time.process_time() - began
 
-    small = min(cpu_s(100_000) for _ in range(2))
-    large = min(cpu_s(800_000) for _ in range(2))
-    assert large < 24 * small + 0.05, f"{small:.3f} s for 100 kB, {large:.3f} s for 800 kB"
+    small = min(cpu_s(100_000) for _ in range(3))
+    large = min(cpu_s(800_000) for _ in range(3))
+    assert large < 40 * small + 0.05, f"{small:.3f} s for 100 kB, {large:.3f} s for 800 kB"
 
 
 def test_the_fuzzer_reports_what_it_finds_with_the_input_that_brings_it_back() -> None:
