@@ -305,7 +305,7 @@ def _growth(results: Results) -> str:
         "## How cost grows",
         f"**With events.** Linear in CPU, {cpu_us:.1f} µs an event of 1 kB in a backlog. Memory hardly grows with the backlog: "
         f"{_or_dash(small_mb)} MB at {scale.backlogs[0]:,} events, {_or_dash(large_mb)} MB at {scale.backlogs[-1]:,}; it is bounded by "
-        "4 MB that are landing or waiting (or one larger answer), and one answer arriving.",
+        "6 MB that are landing or waiting (or one larger answer), and one answer arriving.",
         f"**With event size.** CPU an event grows with its bytes, since each is read once, hashed once and sent once: {sizes}. "
         "Salesforce limits an answer's events, so larger events mean larger segments, not more of them.",
         f"**With channels.** Each channel that an answer brings events for costs one PUT at most, and they go side by side: {many}. "

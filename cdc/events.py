@@ -102,6 +102,12 @@ class Deliveries(Sequence[Delivery]):
         """What the lines have together, line ends included."""
         return sum(map(len, self.blocks)) + len(self.blocks)
 
+    def take_content(self) -> bytes:
+        """Return all lines as the content of a segment, and let go of them: they are held in memory once, not twice."""
+        content = b"\n".join([*self.blocks, b""])
+        self.blocks.clear()
+        return content
+
     def at(self, places: Sequence[int]) -> Deliveries:
         """Return those at the given places."""
         if len(places) in (0, len(self)):

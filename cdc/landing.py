@@ -36,7 +36,7 @@ MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a l
 CHECKPOINT_EVERY_S = 10.0
 _REDRIVE_TRIES = 200  # beside a run that lands many segments a second
 _DAY_MS = 86_400_000
-_WINDOW = 20_000  # replay ids remembered for dropping duplicates; up to two windows, and what one call landed, are held
+_WINDOW = 10_000  # replay ids remembered for dropping duplicates; up to two windows, and what one call landed, are held
 
 
 @dataclass(frozen=True)
@@ -461,7 +461,7 @@ class ChannelLog:
         generation = position.generation
         number = position.segment + 1
         name = layout.segment_name(self.channel, partition, number)
-        content = b"\n".join([*deliveries.blocks, b""])
+        content = deliveries.take_content()
         facts = SegmentFacts(
             first_replay_id=deliveries.replay_ids[0],
             last_replay_id=deliveries.replay_ids[-1],

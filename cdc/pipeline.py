@@ -21,7 +21,7 @@ from cdc.report import RunReport
 from cdc.signals import Emit
 
 CHANNELS_AT_ONCE = 8
-MAX_HELD_BYTES = 4 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
+MAX_HELD_BYTES = 6 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
 
 
 @dataclass
@@ -35,16 +35,16 @@ class Batch:
     deliveries: dict[ChannelLog, Deliveries] = field(default_factory=dict)
     clean_polls: dict[str, datetime] = field(default_factory=dict)
     is_clean: bool = False  # at least one of the answers was that of a clean poll
+    size_bytes: int = field(init=False)  # what it holds in memory, roughly, until it is landed
+
+    def __post_init__(self) -> None:
+        lines_bytes = sum(each.size_bytes for each in self.deliveries.values())
+        self.size_bytes = lines_bytes + sum(len(each.raw) for each in self.strays)
 
     @property
     def has_work(self) -> bool:
         """True where there is anything to write."""
         return bool(self.strays or self.deliveries)
-
-    @property
-    def size_bytes(self) -> int:
-        """What it holds in memory, roughly."""
-        return sum(len(each.raw) for each in self.strays) + sum(each.size_bytes for each in self.deliveries.values())
 
     def add(self, later: Batch) -> None:
         """Append what a later answer brought."""
@@ -53,6 +53,7 @@ class Batch:
             self.deliveries[log] = self.deliveries[log] + deliveries if log in self.deliveries else deliveries
         self.clean_polls |= later.clean_polls
         self.is_clean |= later.is_clean
+        self.size_bytes += later.size_bytes
 
 
 class Pipeline:
