@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,8 @@ def main() -> int:
     """Run the command that the arguments name and return the exit code; an error is a line, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # Also for whom a script has started in the background, with SIGINT ignored: what watches ends only by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with logging_to_stderr():
         return _run_command()
 
