@@ -38,7 +38,7 @@ from cdc.store import BlobService, Container, Patience, open_service
 from cdc.waiting import Clock
 
 _PATIENTLY, _BRIEFLY = Patience(), Patience(repetitions=1)  # briefly: where somebody waits for the answer
-_AT_ONCE = Patience(connect_s=2, read_s=4, repetitions=1, backoff_s=0)  # a browser or a probe waits
+_AT_ONCE = Patience(connect_s=2, read_s=4, repetitions=1)  # a browser or a probe waits
 _READ_S = 10.0  # after so long a door says that storage does not answer
 _STARTS = {"tip": TIP, "earliest": EARLIEST, "stop": "stop"}
 

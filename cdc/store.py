@@ -45,6 +45,9 @@ SINGLE_REQUEST_BYTES = 256 * 1024 * 1024
 CHUNK_BYTES = 512 * 1024
 """An upload's time-out counts for so much: small enough for a slow line, large enough to leave other threads alone."""
 
+BACKOFF_BASE, BACKOFF_JITTER_S = 1.5, 0.5
+"""With two repetitions 2.75 to 4.75 s in all: a run that is up waits longer for the words of storage that is gone."""
+
 POOL_SIZE = 16
 """Connections kept open: more threads than that work, but open and close connections."""
 
@@ -160,13 +163,12 @@ class Patience:
     """How long one request may take and how often it is repeated; seconds.
 
     `connect_s` bounds the connection and each chunk of an upload, `read_s` the silence before and within an answer. The
-    SDK waits `backoff_s + 2**n` (and up to a second more or less) before repetition n and has no limit for the sum.
+    SDK waits `BACKOFF_BASE ** n` (and up to BACKOFF_JITTER_S more or less) before repetition n.
     """
 
     connect_s: float = 4
     read_s: float = 10
     repetitions: int = 2
-    backoff_s: float = 0.5
 
 
 class BlobService:
@@ -300,10 +302,10 @@ def _client_options(patience: Patience, clock: _Clock) -> dict[str, Any]:
     from azure.storage.blob import ExponentialRetry
 
     retry = ExponentialRetry(
-        initial_backoff=patience.backoff_s,  # type: ignore[arg-type]  # any number will do
-        increment_base=2,
+        initial_backoff=0,
+        increment_base=BACKOFF_BASE,  # type: ignore[arg-type]  # any number will do
         retry_total=patience.repetitions,
-        random_jitter_range=1,
+        random_jitter_range=BACKOFF_JITTER_S,  # type: ignore[arg-type]
     )
     transport = RequestsTransport(
         session=_session(), connection_timeout=patience.connect_s, read_timeout=patience.read_s

@@ -173,7 +173,7 @@ def test_storage_where_nobody_listens_is_named_within_seconds(cdc: Operator, sit
     assert said.lines[3].startswith("✗ ")
     assert "connection refused" in said.out
     assert "check the storage address" in said.out
-    assert said.seconds < 14 * slowness()
+    assert said.seconds < 8 * slowness()
 
 
 def test_storage_that_may_only_be_read_is_named_and_nothing_is_recorded(
@@ -206,7 +206,7 @@ def test_a_signal_ends_the_run_cleanly(cdc: Operator, site: Site, number: signal
     said = cdc.finish(process)
     assert said.code == 0
     assert said.lines[0] == "ok · 5 events landed · 1 session · <s>, stopped early"
-    assert said.seconds < 14 * slowness()
+    assert said.seconds < 8 * slowness()
     assert len(site.asked("disconnect")) == 1
     assert_landed_once(site.org, site.log, ACCOUNT)
 

@@ -209,7 +209,7 @@ def test_a_strangers_answer_is_never_taken_for_success(
 
 def test_a_server_error_is_repeated_and_then_reported(at: Open, server: ScriptedServer) -> None:
     server.fail(503, "ServerBusy")
-    assert type(failure(at(server.port, Patience(1, 1, 1, backoff_s=-2)), "create")) is StorageUnavailable
+    assert type(failure(at(server.port, Patience(1, 1, 1)), "create")) is StorageUnavailable
     assert len(server.requests) == 2
 
 
