@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from cdc import app as cdc_app
-from cdc.cli.looks import OK, as_positive, data, in_lines, printable, show_lines, whole_seconds
+from cdc.cli.looks import OK, as_positive, data, in_lines, printable, progress, show_lines, whole_seconds
 from cdc.settings import load_settings
 from cdc.tail import Seen, follow
 
@@ -54,6 +54,8 @@ def tail(
     width = max(map(len, channels))
     try:
         with cdc_app.following(settings, channels, None if start == "now" else int(start)) as followers:
+            for each in followers:
+                show_lines(progress, [Text(f"following {each.channel} from segment {each.number + 1} on", "dim")])
             for lines in follow(followers, seconds=seconds):
                 for seen in lines:
                     if as_json:

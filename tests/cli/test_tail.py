@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import time
+from typing import IO
 
 from tests.cli.conftest import Operator
-from tests.harness import ACCOUNT, CONTACT, Site, slowness, wait_until
+from tests.harness import ACCOUNT, CONTACT, Site, wait_until
+
+
+def next_line(stream: IO[str] | None) -> str:
+    """Wait for a line of a process's output."""
+    assert stream is not None
+    return stream.readline().removesuffix("\n")
 
 
 def test_the_log_from_a_segment_on_is_shown_a_line_each(cdc: Operator, site: Site) -> None:
@@ -18,7 +23,7 @@ def test_the_log_from_a_segment_on_is_shown_a_line_each(cdc: Operator, site: Sit
     more = site.org.publish(ACCOUNT, 2)
     assert site.capture(ACCOUNT).outcome == "ok"
     said = cdc("tail", "--from", "2", "--seconds", "0.1", environment=site.environment(ACCOUNT))
-    assert (said.code, said.err) == (0, "")
+    assert (said.code, said.err) == (0, f"following {ACCOUNT} from segment 2 on\n")
     assert len(said.lines) == 2
     line = rf"<time>  {ACCOUNT}  2  {more[0]}  (CREATE|UPDATE)  Account  001\w+  (<1 s|<s>)"
     assert re.fullmatch(line, said.lines[0]), said.lines[0]
@@ -40,14 +45,13 @@ def test_from_now_on_what_lands_is_shown_across_dates(cdc: Operator, site: Site)
     site.org.publish(CONTACT, 1)
     assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
     environment = site.environment(ACCOUNT, CONTACT)
-    process = cdc.start("tail", "--channel", ACCOUNT, "--json", environment=environment, stderr=subprocess.PIPE)
-    time.sleep(3 * slowness())  # what landed before it began is not shown
+    process = cdc.start("tail", "--channel", ACCOUNT, "--json", environment=environment)
+    assert next_line(process.stderr) == f"following {ACCOUNT} from segment 2 on"  # what had landed by now is not shown
     site.org.publish(CONTACT, 1)
     for age_s in (30 * 3600, 0, 0):
         [replay_id] = site.org.publish(ACCOUNT, 1, age_s=age_s)
         assert site.capture(ACCOUNT, CONTACT, seconds=0.8).outcome == "ok"
-        assert process.stdout is not None
-        line = json.loads(process.stdout.readline())
+        line = json.loads(next_line(process.stdout))
         assert line["data"]["event"]["replayId"] == replay_id
     process.send_signal(signal.SIGINT)
     said = cdc.finish(process)
@@ -56,11 +60,10 @@ def test_from_now_on_what_lands_is_shown_across_dates(cdc: Operator, site: Site)
 
 def test_a_log_that_does_not_exist_yet_is_waited_for(cdc: Operator, site: Site) -> None:
     process = cdc.start("tail", "--from", "1", "--seconds", "60", "--json", environment=site.environment(ACCOUNT))
+    assert next_line(process.stderr) == f"following {ACCOUNT} from segment 1 on"
     site.org.publish(ACCOUNT, 1)
-    time.sleep(1)
     assert site.capture(ACCOUNT).outcome == "ok"
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["channel"] == ACCOUNT
+    assert json.loads(next_line(process.stdout))["channel"] == ACCOUNT
     process.send_signal(signal.SIGINT)
     assert cdc.finish(process).code == 0
 
@@ -79,8 +82,8 @@ def test_the_reader_may_close_its_end(cdc: Operator, site: Site) -> None:
     site.org.publish(ACCOUNT, 3)
     assert site.capture(ACCOUNT).outcome == "ok"
     process = cdc.start("tail", "--from", "1", "--seconds", "20", environment=site.environment(ACCOUNT))
+    assert next_line(process.stdout)
     assert process.stdout is not None
-    process.stdout.readline()
     process.stdout.close()
     site.org.publish(ACCOUNT, 1)
     site.capture(ACCOUNT)
