@@ -9,7 +9,6 @@ import base64
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -111,10 +110,7 @@ def stage(*, org_ms: float = 0, storage_ms: float = 0, **knobs: Any) -> Iterator
         if storage_ms:
             port = stack.enter_context(_slow_line(storage.url, storage_ms))
             storage_url, connection = _beyond(port, storage_url), _beyond(port, connection, storage.url)
-        try:
-            yield Stage(org, org_url, connection, storage_url)
-        finally:
-            os.kill(storage.pid, signal.SIGKILL)  # it keeps nothing, and would wait for idle connections first
+        yield Stage(org, org_url, connection, storage_url)
 
 
 def _beyond(port: int, text: str, url: str = "") -> str:

@@ -478,18 +478,21 @@ class ChannelLog:
             self._log.events.create(name, content, metadata=facts.to_metadata(), content_type=layout.SEGMENT_TYPE)
         except BlobExists:
             self._compare(name, facts)
+        self._move(number, partition, facts, skipped_to=None, quiet_to=None)
+        return Landed(self.channel, number, facts.count, len(content), facts.last_replay_id, facts.last_time)
+
+    def _move(self, number: int, partition: date, facts: SegmentFacts, **more: None) -> None:
+        """The log now ends with the segment of these facts."""
         self._position = replace(
-            position,
+            self.position,
             segment=number,
             partition=partition,
             replay_id=facts.last_replay_id,
             last_replay_id=facts.last_replay_id,
-            last_time=facts.last_time or position.last_time,
-            skipped_to=None,
-            quiet_to=None,
+            last_time=facts.last_time or self.position.last_time,
             segment_written=self._log.now(),
+            **more,
         )
-        return Landed(self.channel, number, facts.count, len(content), facts.last_replay_id, facts.last_time)
 
     def redrive(self, lines: Sequence[bytes]) -> Landed:
         """Append messages out of quarantine as one segment; the position's replay id and times stay as they are.
@@ -511,15 +514,7 @@ class ChannelLog:
                 theirs = self._read_back(name)
             if theirs.generation != facts.generation:
                 break
-            self._position = replace(
-                position,
-                segment=number,
-                partition=partition,
-                replay_id=theirs.last_replay_id,
-                last_replay_id=theirs.last_replay_id,
-                last_time=theirs.last_time or position.last_time,
-                segment_written=self._log.now(),
-            )
+            self._move(number, partition, theirs)
             if theirs.redriven and theirs.sha256 == facts.sha256:
                 return Landed(self.channel, number, facts.count, len(content), facts.last_replay_id, facts.last_time)
         self._forget()

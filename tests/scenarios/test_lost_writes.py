@@ -56,17 +56,23 @@ def captured_through(site: Site, line: FaultProxy) -> RunReport:
     return site.capture(ACCOUNT, CONTACT, seconds=2, CDC_STORAGE=line.stand_in_for(site.connection_string))
 
 
+def lose_one_answer(site: Site, line: FaultProxy, nth: int, writes: range) -> RunReport:
+    """Cut the answer to the nth write of a run, let another run follow, and check that all is landed."""
+    line.arm(Spoil("cut", on="response", request=b"PUT "), after=nth)
+    report = captured_through(site, line)
+    assert line.struck["response.cut"] == 1 or nth >= writes.start
+    site.org.publish(ACCOUNT, 5)
+    assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
+    assert_landed(site)
+    return report
+
+
 @pytest.mark.parametrize("nth", range(FIRST_RUN.stop))
 def test_the_answer_to_one_write_of_a_first_run_is_lost(site: Site, line: FaultProxy, nth: int) -> None:
     """Whichever it is: the write took effect, and nobody was told."""
     first_run(site)
-    line.arm(Spoil("cut", on="response", request=b"PUT "), after=nth)
-    report = captured_through(site, line)
-    assert line.struck["response.cut"] == 1 or nth >= FIRST_RUN.start
+    report = lose_one_answer(site, line, nth, FIRST_RUN)
     assert report.outcome == "ok", report.summary()
-    site.org.publish(ACCOUNT, 5)
-    assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
-    assert_landed(site)
     assert not [name for name in site.log.state() if name.startswith("gaps/")]
 
 
@@ -74,14 +80,9 @@ def test_the_answer_to_one_write_of_a_first_run_is_lost(site: Site, line: FaultP
 def test_the_answer_to_one_write_of_an_eventful_run_is_lost(site: Site, line: FaultProxy, nth: int) -> None:
     """The same for gap, generation, turn and quarantine."""
     later_run(site)
-    line.arm(Spoil("cut", on="response", request=b"PUT "), after=nth)
-    report = captured_through(site, line)
-    assert line.struck["response.cut"] == 1 or nth >= LATER_RUN.start
+    report = lose_one_answer(site, line, nth, LATER_RUN)
     assert report.outcome == "degraded", report.summary()
     assert len(site.log.quarantine()) == 1
-    site.org.publish(ACCOUNT, 5)
-    assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
-    assert_landed(site)
     assert len(site.log.state("gaps/")) == 1
 
 
