@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from statistics import quantiles
 
 from bench.measure import MANY, ORG_MS, STORAGE_MS, Results
+from cdc.pipeline import MAX_HELD_BYTES
 
 RUN_S, RUNS_A_DAY, CHECKPOINT_S = 260, 288, 10
 MARKS_HEADING = "## Marks"
@@ -305,7 +306,7 @@ def _growth(results: Results) -> str:
         "## How cost grows",
         f"**With events.** Linear in CPU, {cpu_us:.1f} µs an event of 1 kB in a backlog. Memory hardly grows with the backlog: "
         f"{_or_dash(small_mb)} MB at {scale.backlogs[0]:,} events, {_or_dash(large_mb)} MB at {scale.backlogs[-1]:,}; it is bounded by "
-        "6 MB that are landing or waiting (or one larger answer), and one answer arriving.",
+        f"{MAX_HELD_BYTES >> 20} MB that are landing or waiting (or one larger answer), and one answer arriving.",
         f"**With event size.** CPU an event grows with its bytes, since each is read once, hashed once and sent once: {sizes}. "
         "Salesforce limits an answer's events, so larger events mean larger segments, not more of them.",
         f"**With channels.** Each channel that an answer brings events for costs one PUT at most, and they go side by side: {many}. "

@@ -12,11 +12,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
-_Work = Callable[[], None]
+_Work = Callable[[], Callable[[], None]]
+"""Does something, and returns how to tell that it is done."""
 
 _IDLE_S = 30.0  # a thread without work ends after that
 
@@ -29,7 +31,7 @@ def bind(call: Callable[..., T], *arguments: object) -> Callable[[], T]:
 def start(name: str, call: Callable[[], T]) -> Future[T]:
     """Return the future of `call`, which runs at once in a daemon thread called `name`."""
     future: Future[T] = Future()
-    _run(name, lambda: _settle(future, call))
+    _run(name, lambda: _outcome(future, call))
     return future
 
 
@@ -46,7 +48,7 @@ def run_each(name: str, calls: list[Callable[[], T]], *, at_once: int) -> list[F
     futures, work = _shared(calls)
     for _ in range(min(at_once, len(calls)) - 1):
         _run(name, work)
-    work()
+    work()()
     return futures
 
 
@@ -56,25 +58,30 @@ def _shared(calls: list[Callable[[], T]]) -> tuple[list[Future[T]], _Work]:
     waiting = iter(list(zip(calls, futures, strict=True)))
     taking = threading.Lock()
 
-    def work() -> None:
+    def work() -> Callable[[], None]:
+        tell: Callable[[], None] = _nothing
         while True:
             with taking:
                 job = next(waiting, None)
             if job is None:
-                return
+                return tell
+            tell()
             call, future = job
-            _settle(future, call)
+            tell = _outcome(future, call)
 
     return futures, work
 
 
-def _settle(future: Future[T], call: Callable[[], T]) -> None:
+def _outcome(future: Future[T], call: Callable[[], T]) -> Callable[[], None]:
     try:
         result = call()
     except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+        return partial(future.set_exception, error)
+    return partial(future.set_result, result)
+
+
+def _nothing() -> None:
+    """There is nothing to tell."""
 
 
 class _Thread(threading.Thread):
@@ -94,9 +101,10 @@ class _Thread(threading.Thread):
                     _idle[self.name].remove(self)
                     return
                 continue
-            work()
-            del work  # and with it everything that it held
-            _idle[self.name].append(self)
+            tell = work()
+            _idle[self.name].append(self)  # first: whoever is told may have the next call at once
+            tell()
+            del work, tell  # and with them everything that they held
 
 
 _idle: defaultdict[str, list[_Thread]] = defaultdict(list)

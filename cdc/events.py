@@ -51,19 +51,22 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 class Deliveries(Sequence[Delivery]):
     """Deliveries in their order, as columns of one length: thousands at a time cost no object each and no loop.
 
-    `blocks` has the messages as lines without the last line end, one or many to a block.
+    `blocks` has the messages as lines with their line ends, one or many to a block.
     """
 
     channels: list[str] = field(default_factory=list)
     replay_ids: list[str] = field(default_factory=list)
     times_ms: list[int | None] = field(default_factory=list)
-    blocks: list[wire.Raw | memoryview] = field(default_factory=list, repr=False)
+    blocks: list[bytes] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, deliveries: Iterable[Delivery]) -> Deliveries:
         """Return the columns of single deliveries."""
         rows = [(each.channel, each.replay_id, each.time_ms, each.raw) for each in deliveries]
-        return cls(*map(list, zip(*rows, strict=True))) if rows else cls()
+        if not rows:
+            return cls()
+        channels, replay_ids, times_ms, lines = map(list, zip(*rows, strict=True))
+        return cls(channels, replay_ids, times_ms, [_as_block(lines)])
 
     def __len__(self) -> int:
         return len(self.replay_ids)
@@ -91,20 +94,18 @@ class Deliveries(Sequence[Delivery]):
         )
 
     @property
-    def lines(self) -> Sequence[wire.Raw]:
-        """Each message's bytes."""
-        if len(self.blocks) == len(self):
-            return self.blocks  # type: ignore[return-value]
-        return b"\n".join(self.blocks).split(b"\n")
+    def lines(self) -> list[bytes]:
+        """Each message's bytes, without a line end."""
+        return b"".join(self.blocks).split(b"\n")[:-1]
 
     @property
     def size_bytes(self) -> int:
         """What the lines have together, line ends included."""
-        return sum(map(len, self.blocks)) + len(self.blocks)
+        return sum(map(len, self.blocks))
 
     def take_content(self) -> bytes:
         """Return all lines as the content of a segment, and let go of them: they are held in memory once, not twice."""
-        content = b"\n".join([*self.blocks, b""])
+        content = b"".join(self.blocks)
         self.blocks.clear()
         return content
 
@@ -112,8 +113,7 @@ class Deliveries(Sequence[Delivery]):
         """Return those at the given places."""
         if len(places) in (0, len(self)):
             return self if places else Deliveries()
-        columns = (self.channels, self.replay_ids, self.times_ms, self.lines)
-        return Deliveries(*[[column[place] for place in places] for column in columns])  # type: ignore[arg-type]
+        return self._at(places, self.lines)
 
     def by_channel(self) -> dict[str, Deliveries]:
         """Return each channel's deliveries, in their order."""
@@ -123,8 +123,20 @@ class Deliveries(Sequence[Delivery]):
         places: dict[str, list[int]] = {name: [] for name in names}
         for place, channel in enumerate(self.channels):
             places[channel].append(place)
-        one_each = Deliveries(self.channels, self.replay_ids, self.times_ms, list(self.lines))
-        return {name: one_each.at(found) for name, found in places.items()}
+        lines = self.lines
+        return {name: self._at(found, lines) for name, found in places.items()}
+
+    def _at(self, places: Sequence[int], lines: Sequence[bytes]) -> Deliveries:
+        return Deliveries(
+            [self.channels[place] for place in places],
+            [self.replay_ids[place] for place in places],
+            [self.times_ms[place] for place in places],
+            [_as_block([lines[place] for place in places])],
+        )
+
+
+def _as_block(lines: Sequence[wire.Raw]) -> bytes:
+    return b"\n".join([*lines, b""])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Lands what answers brought, in threads of its own, while the next poll is already waiting.
 
-One batch is landed at a time; what arrives meanwhile is put together and is the next. Strays go to quarantine before
+One batch is landed at a time; what arrives meanwhile is put together and is the next. While full answers follow each
+other, so much is put together that a write is worth its cost. Strays go to quarantine before
 anything after them is landed; then the channels land side by side, each in order. It decides nothing about what a
 failure means: it returns every channel's error.
 """
@@ -8,7 +9,7 @@ failure means: it returns every channel's error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,9 +20,13 @@ from cdc.events import Deliveries, Stray
 from cdc.landing import ChannelLog, Landed, StorageLog
 from cdc.report import RunReport
 from cdc.signals import Emit
+from cdc.waiting import Clock
 
 CHANNELS_AT_ONCE = 8
-MAX_HELD_BYTES = 6 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
+MAX_HELD_BYTES = 10 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
+FULL_ANSWER_BYTES = 512 * 1024  # after a poll's answer of this size the next one is there at once
+WORTH_BYTES = 4 * 1024 * 1024  # while answers are full, so much is landed together,
+HOLD_S = 0.05  # unless the next answer is not here after this time
 
 
 @dataclass
@@ -59,12 +64,14 @@ class Batch:
 class Pipeline:
     """Lands batches into one run's log and reports each segment as soon as it is durable. Used by one thread."""
 
-    def __init__(self, log: StorageLog, report: RunReport, emit: Emit, now: Callable[[], datetime]) -> None:
+    def __init__(self, log: StorageLog, report: RunReport, emit: Emit, clock: Clock) -> None:
         self._log = log
         self._report = report
         self._emit = emit
-        self._now = now
+        self._clock = clock
         self._batch, self._waiting = Batch(), Batch()
+        self._held_until_s = 0.0  # by the monotonic clock: what waits is landed then at the latest
+        self._is_more_coming = False
         self.in_flight: Future[dict[str, CdcError]] | None = None
 
     def has_room(self, batch: Batch) -> bool:
@@ -72,14 +79,40 @@ class Pipeline:
         held_bytes = self._batch.size_bytes + self._waiting.size_bytes + batch.size_bytes
         return self.in_flight is None or held_bytes <= MAX_HELD_BYTES
 
+    @property
+    def held_s(self) -> float:
+        """For how long what waits is held back, with nothing in flight, for more to come; infinite for nothing."""
+        is_held = self.in_flight is None and self._waiting.has_work
+        return max(0.0, self._held_until_s - self._clock.monotonic()) if is_held else math.inf
+
     def add(self, batch: Batch) -> None:
-        """Land the batch at once, or with all that waits as soon as the landing in flight is through."""
+        """Land the batch with all that waits: at once, or when more has come, or when the landing in flight is over."""
+        if not self._waiting.has_work:
+            self._held_until_s = self._clock.monotonic() + HOLD_S
         self._waiting.add(batch)
-        if self.in_flight is None:
-            self._start_next()
+        self._is_more_coming = batch.is_clean and batch.size_bytes >= FULL_ANSWER_BYTES
+        self.look()
+
+    def look(self) -> None:
+        """Start to land what waits, if nothing is in flight and it has been held back for long enough."""
+        is_worth_it = not self._is_more_coming or self._waiting.size_bytes >= WORTH_BYTES
+        if is_worth_it or self.held_s <= 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Start to land what waits, if nothing is in flight."""
+        if self.in_flight is not None:
+            return
+        batch = self._batch = self._waiting
+        self._waiting = Batch()
+        if batch.has_work:
+            self.in_flight = background.start("landing", lambda: self._land(batch))
+        elif batch.is_clean:
+            self.in_flight = Future()
+            self.in_flight.set_result({})
 
     def take_result(self) -> tuple[Batch, dict[str, CdcError]]:
-        """Return the batch that is through and its channels' errors, none where all is landed; starts the next one.
+        """Return the batch that is through and its channels' errors, none where all is landed; the next one may start.
 
         After an error nothing more is landed: what waits is dropped, and comes again in another session.
         """
@@ -90,21 +123,13 @@ class Pipeline:
         if errors:
             self.drop()
         else:
-            self._start_next()
+            self._batch, self.in_flight = Batch(), None
+            self.look()
         return batch, errors
 
     def drop(self) -> None:
         """Leave behind what is being landed, and what waits."""
         self._batch, self._waiting, self.in_flight = Batch(), Batch(), None
-
-    def _start_next(self) -> None:
-        batch = self._batch = self._waiting
-        self._waiting, self.in_flight = Batch(), None
-        if batch.has_work:
-            self.in_flight = background.start("landing", lambda: self._land(batch))
-        elif batch.is_clean:
-            self.in_flight = Future()
-            self.in_flight.set_result({})
 
     def _land(self, batch: Batch) -> dict[str, CdcError]:
         for stray in batch.strays:
@@ -126,7 +151,7 @@ class Pipeline:
         log.save_checkpoint(force=False)
 
     def _report_landed(self, landed: Landed) -> None:
-        lag_s = self._report.add_landed(landed, self._now())
+        lag_s = self._report.add_landed(landed, self._clock.now())
         self._emit(
             "channel.landed",
             level=logging.DEBUG,  # one a segment: under live traffic many a second

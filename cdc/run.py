@@ -124,7 +124,7 @@ class _Run:
             for channel in plan.channels
         }
         self._clean_polls: dict[str, datetime] = {}
-        self._pipeline = Pipeline(ports.log, self.report, ports.emit, self._clock.now)
+        self._pipeline = Pipeline(ports.log, self.report, ports.emit, self._clock)
         self._starter = Starter(
             ports.log, plan.policy, self.report, self._waiting, ports.emit, ports.open_rest, self._clean_polls
         )
@@ -381,9 +381,11 @@ class _Run:
             landing = self._pipeline.in_flight
             watched: list[Future[Any]] = [poll] if landing is None else [poll, landing]
             ends_in_s = min(ends_s, self._alive_s + ALIVE_EVERY_S) - self._clock.monotonic()
-            self._waiting.first(watched, min(ends_in_s, self._silence.next_look_s(self._opened_s)))
+            looks_in_s = min(self._silence.next_look_s(self._opened_s), self._pipeline.held_s)
+            self._waiting.first(watched, min(ends_in_s, looks_in_s))
             if landing is not None and landing.done() and not poll.done():
                 self._settle_batch()
+            self._pipeline.look()
 
     def _look_around(self, token: Token) -> None:
         """Beside the poll: ask for the org's limits, and about silent channels, as far as that is due."""
@@ -462,8 +464,10 @@ class _Run:
 
     def _settle_landing(self) -> None:
         """Wait until all that was handed to the pipeline is landed. Raises: what `_settle_batch` raises."""
+        self._pipeline.flush()
         while self._pipeline.in_flight is not None:
             self._settle_batch()
+            self._pipeline.flush()
 
     def _settle_batch(self) -> None:
         """Wait for the batch in flight and draw the consequences; the next one starts.

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Mapping
 from concurrent.futures import wait
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -19,6 +20,7 @@ from cdc.memory_store import MemoryContainer
 from cdc.pipeline import Batch, Pipeline
 from cdc.report import ChannelReport, RunReport
 from cdc.store import NO_METADATA
+from cdc.waiting import Clock
 
 CHANNELS = ("/data/A", "/data/B")
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -39,10 +41,23 @@ class GatedContainer(MemoryContainer):
         super().create(name, body, metadata=metadata, content_type=content_type)
 
 
+class StillClock(Clock):
+    """Shows what it is set to."""
+
+    s = 0.0
+
+    def now(self) -> datetime:
+        return NOON
+
+    def monotonic(self) -> float:
+        return self.s
+
+
 class Stage:
     """A run's pipeline over two started channels."""
 
     def __init__(self) -> None:
+        self.clock = StillClock()
         self.events, state = GatedContainer(), MemoryContainer("state")
         log = StorageLog(self.events, state, run_id="run-a", now=lambda: NOON)
         self.logs = {channel: ChannelLog(log, channel, pytest.fail) for channel in CHANNELS}
@@ -50,10 +65,14 @@ class Stage:
             each.derive()
             each.open_generation(Opening("first-start", EARLIEST, is_gap=False), t0=NOON, user_id="")
         self.report = RunReport("run-a", "g", NOON, {channel: ChannelReport(channel) for channel in CHANNELS})
-        self.pipeline = Pipeline(log, self.report, lambda *_, **__: None, lambda: NOON)
+        self.pipeline = Pipeline(log, self.report, lambda *_, **__: None, self.clock)
 
     def batch(self, *ids: int, channel: str = "/data/A", size: int = 0) -> Batch:
         return Batch(deliveries={self.logs[channel]: Deliveries.of(delivery(id_, channel, size) for id_ in ids)})
+
+    def poll(self, id_: int, *, is_full: bool) -> Batch:
+        """What the answer to a poll brought."""
+        return replace(self.batch(id_, size=pipeline.FULL_ANSWER_BYTES if is_full else 0), is_clean=True)
 
     def settle(self) -> dict[str, str]:
         assert self.pipeline.in_flight is not None
@@ -150,3 +169,41 @@ def test_what_is_held_is_bounded_but_a_single_answer_may_be_larger(monkeypatch: 
     stage.settle()
     assert stage.pipeline.has_room(stage.batch(3, size=300))
     stage.settle()
+
+
+def test_full_answers_are_put_together_until_a_write_is_worth_its_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "WORTH_BYTES", 2 * pipeline.FULL_ANSWER_BYTES)
+    stage = Stage()
+    stage.events.gate.release(2)
+    stage.pipeline.add(stage.poll(1, is_full=True))
+    assert stage.pipeline.in_flight is None
+    stage.pipeline.add(stage.poll(2, is_full=True))
+    stage.settle()
+    stage.pipeline.add(stage.poll(3, is_full=True))
+    stage.pipeline.add(stage.poll(4, is_full=False))
+    stage.settle()
+    assert stage.segments() == [[1, 2], [3, 4]]
+
+
+def test_what_is_put_together_is_landed_where_no_answer_follows_at_once() -> None:
+    stage = Stage()
+    stage.events.gate.release()
+    stage.pipeline.add(stage.poll(1, is_full=True))
+    stage.clock.s = pipeline.HOLD_S / 2
+    stage.pipeline.look()
+    assert stage.pipeline.in_flight is None
+    assert stage.pipeline.held_s == pytest.approx(pipeline.HOLD_S / 2)
+    stage.clock.s = pipeline.HOLD_S
+    stage.pipeline.look()
+    stage.settle()
+    assert stage.segments() == [[1]]
+    assert stage.pipeline.held_s == float("inf")
+
+
+def test_only_what_polls_bring_is_put_together() -> None:
+    """The answer to a subscribe is landed at once: who knows when the next one comes."""
+    stage = Stage()
+    stage.events.gate.release()
+    stage.pipeline.add(replace(stage.poll(1, is_full=True), is_clean=False))
+    stage.settle()
+    assert stage.segments() == [[1]]
