@@ -94,7 +94,7 @@ pure: setup ## The tests without network or process
 	@$(RUN) $(PYTEST) -m pure
 
 test-suite: setup browser ## All tests on the Python of .venv
-	@$(RUN) $(PYTEST) -n 4 --dist loadfile --no-loadscope-reorder --durations 25 -r s
+	@$(RUN) $(PYTEST) -n 6 --dist loadfile --no-loadscope-reorder --durations 25 -r s
 
 browser: ## Chromium for the tests of the status page: installed where root has none on Debian, else said to be missing
 	@for name in chromium chromium-browser google-chrome-stable google-chrome; do
@@ -114,7 +114,7 @@ test-pythons: setup ## The portable tests on the other supported Pythons of this
 	  [ -e $$venv/.installed ] || continue
 	  echo "test-pythons: $$($$venv/bin/python --version)"
 	  $$venv/bin/python $(PYTEST) -m pure
-	  $(if $(PORTABLE_TESTS),$$venv/bin/python $(PYTEST) -m 'not pure' -n 2 --dist loadfile $(PORTABLE_TESTS) || [ $$? = 5 ])
+	  $(if $(PORTABLE_TESTS),$$venv/bin/python $(PYTEST) -m 'not pure' -n 4 --dist loadfile $(PORTABLE_TESTS) || [ $$? = 5 ])
 	done
 
 # An interpreter may be on the PATH or under pyenv. A name on the PATH that does not run (a pyenv shim) is no interpreter.
