@@ -70,8 +70,9 @@ def test_no_check_is_skipped_that_would_pass() -> None:
     command = [str(CHECKOV), "-d", "infra", "--framework", "bicep", "--skip-download", "-o", "json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     failed = {each["check_id"] for each in json.loads(done.stdout)["results"]["failed_checks"]}
+    broken = set(re.findall(r"Failed to run check (CKV_\w+)", done.stderr))
     skipped = set(re.findall(r"^  - (CKV_\w+)", (ROOT / "infra/checkov.yaml").read_text(), re.MULTILINE))
-    assert skipped == failed
+    assert skipped == failed | broken
 
 
 @pytest.mark.skipif(not CHECKER, reason="BICEP_CHECK names no checker of Bicep against Microsoft's types")
