@@ -68,11 +68,11 @@ def test_every_check_that_checkov_skips_has_its_reason() -> None:
 @pytest.mark.skipif(not CHECKOV.exists(), reason="no checkov here; make checkov sets it up")
 def test_no_check_is_skipped_that_would_pass() -> None:
     command = [str(CHECKOV), "-d", "infra", "--framework", "bicep", "--skip-download", "-o", "json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}  # as in the Makefile: what it finds depends on its sets' order
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     failed = {each["check_id"] for each in json.loads(done.stdout)["results"]["failed_checks"]}
-    broken = set(re.findall(r"Failed to run check (CKV_\w+)", done.stderr))
     skipped = set(re.findall(r"^  - (CKV_\w+)", (ROOT / "infra/checkov.yaml").read_text(), re.MULTILINE))
-    assert skipped == failed | broken
+    assert skipped == failed
 
 
 @pytest.mark.skipif(not CHECKER, reason="BICEP_CHECK names no checker of Bicep against Microsoft's types")
