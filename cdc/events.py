@@ -222,8 +222,8 @@ def read_usual(body: bytes) -> tuple[Deliveries, list[wire.Raw]] | None:
     """Return the deliveries of a whole answer, and its meta messages; None where any of its messages is odd.
 
     It says the same as `read_message` of each message, in a fraction of the time: change events, a line each, whose
-    facts have their usual types. The typed decoder refuses what is no JSON, but not bytes that are no UTF-8 in what it
-    passes over.
+    facts have their usual types. The typed decoder refuses what is no JSON, but neither bytes that are no UTF-8 in what
+    it passes over, nor two values on one line.
     """
     found = wire.as_lines(body) if _is_utf8(body) else None
     if found is None:
@@ -233,6 +233,8 @@ def read_usual(body: bytes) -> tuple[Deliveries, list[wire.Raw]] | None:
         events = _USUAL.decode_lines(lines)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
+    if len(events) != lines.count(b"\n"):
+        return None
     channels = [event.channel for event in events]
     ids = [event.data.event.replayId for event in events]
     times_ms: list[int | None] = [event.data.payload.ChangeEventHeader.commitTimestamp for event in events]
@@ -241,7 +243,7 @@ def read_usual(body: bytes) -> tuple[Deliveries, list[wire.Raw]] | None:
         0 < min(ids) <= max(ids) < _USUAL_IDS_END
         and first_ms <= min(times_ms) <= max(times_ms) < end_ms  # type: ignore[type-var,operator]
         and not any(channel.startswith("/meta/") for channel in set(channels))
-        and all(isinstance(read_message(other), str) for other in others)
+        and all(isinstance(read_message(other), str) and not is_damaged(other) for other in others)
     )
     return (Deliveries(channels, list(map(str, ids)), times_ms, [lines]), others) if is_usual else None
 

@@ -36,7 +36,7 @@ MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a l
 CHECKPOINT_EVERY_S = 10.0
 _REDRIVE_TRIES = 200  # beside a run that lands many segments a second
 _DAY_MS = 86_400_000
-_WINDOW = 5_000  # replay ids remembered for dropping duplicates; up to two windows, and what one call landed, are held
+_WINDOW = 10_000  # replay ids remembered for dropping duplicates; up to two windows, and what one call landed, are held
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Lands what answers brought, in threads of its own, while the next poll is already waiting.
 
 One batch is landed at a time; what arrives meanwhile is put together and is the next. While full answers follow each
-other, so much is put together that a write is worth its cost. Strays go to quarantine before
-anything after them is landed; then the channels land side by side, each in order. It decides nothing about what a
-failure means: it returns every channel's error.
+other, so much is put together that a write is worth its cost. Strays go to quarantine before anything after them is
+landed; then the channels land side by side, each in order. It decides nothing about what a failure means: it returns
+every channel's error.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Pipeline:
         self.in_flight: Future[dict[str, CdcError]] | None = None
 
     def has_room(self, batch: Batch) -> bool:
-        """True where the batch may be added without waiting for the landing in flight."""
-        held_bytes = self._batch.size_bytes + self._waiting.size_bytes + batch.size_bytes
-        return self.in_flight is None or held_bytes <= MAX_HELD_BYTES
+        """True where the batch may be added without waiting for what is held to be landed first."""
+        held_bytes = self._batch.size_bytes + self._waiting.size_bytes
+        return held_bytes == 0 or held_bytes + batch.size_bytes <= MAX_HELD_BYTES
 
     @property
     def held_s(self) -> float:
@@ -87,8 +87,7 @@ class Pipeline:
 
     def add(self, batch: Batch) -> None:
         """Land the batch with all that waits: at once, or when more has come, or when the landing in flight is over."""
-        if not self._waiting.has_work:
-            self._held_until_s = self._clock.monotonic() + HOLD_S
+        self._held_until_s = self._clock.monotonic() + HOLD_S
         self._waiting.add(batch)
         self._is_more_coming = batch.is_clean and batch.size_bytes >= FULL_ANSWER_BYTES
         self.look()

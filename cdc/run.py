@@ -458,7 +458,10 @@ class _Run:
             {channel.name: polled_at for channel in wanted} if polled_at else {},
             is_clean=polled_at is not None,
         )
-        while (landing := self._pipeline.in_flight) and (landing.done() or not self._pipeline.has_room(batch)):
+        while (landing := self._pipeline.in_flight) and landing.done():
+            self._settle_batch()
+        while not self._pipeline.has_room(batch):
+            self._pipeline.flush()
             self._settle_batch()
         self._pipeline.add(batch)
 

@@ -56,8 +56,8 @@ def as_lines(body: bytes) -> tuple[bytes, list[Raw]] | None:
     """Return the events of an answer as lines, and the messages around them; None where it is not laid out so.
 
     A border is told by its looks, those of the first one between two events, for that is faster than parsing. It can
-    be wrong, but not unnoticed: a line break within a message is no JSON there, and a line that holds more or less
-    than one JSON value is refused by whoever decodes it.
+    be wrong, but not unnoticed: a line break within a message is no JSON there, and whoever decodes the lines finds as
+    many values as there are lines, or refuses them.
     """
     begin = body.rfind(b"{", 0, max(0, body.find(b'"data":')))
     head = body[begin : begin + _HEAD_BYTES]
@@ -70,9 +70,11 @@ def as_lines(body: bytes) -> tuple[bytes, list[Raw]] | None:
     if len(parts) > most:
         return None
     try:
-        *before, _ = elements(body[:begin] + b"0]")
+        *before, stand_in = elements(body[:begin] + b"0]")
         event, *after = elements(b"[" + head + parts[-1])
     except Malformed:
+        return None
+    if bytes(stand_in) != b"0":  # there is more before the first event than whole messages
         return None
     parts[-1] = bytes(event)[len(head) :] + b"\n"
     return (b"}\n" + head).join(parts), [*before, *after]

@@ -185,6 +185,14 @@ def test_full_answers_are_put_together_until_a_write_is_worth_its_cost(monkeypat
     assert stage.segments() == [[1, 2], [3, 4]]
 
 
+def test_what_is_held_back_counts_as_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "MAX_HELD_BYTES", 2 * pipeline.FULL_ANSWER_BYTES)
+    stage = Stage()
+    stage.pipeline.add(stage.poll(1, is_full=True))
+    assert stage.pipeline.in_flight is None
+    assert not stage.pipeline.has_room(stage.poll(2, is_full=True))
+
+
 def test_what_is_put_together_is_landed_where_no_answer_follows_at_once() -> None:
     stage = Stage()
     stage.events.gate.release()
