@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -36,7 +37,7 @@ MAX_SEGMENT_BYTES = 16 * 1024 * 1024  # far below the limit of a single PUT; a l
 CHECKPOINT_EVERY_S = 10.0
 _REDRIVE_TRIES = 200  # beside a run that lands many segments a second
 _DAY_MS = 86_400_000
-_WINDOW = 10_000  # replay ids remembered for dropping duplicates; up to two windows, and what one call landed, are held
+_WINDOW = 10_000  # at least so many replay ids are remembered for dropping duplicates; what came at once goes at once
 
 
 @dataclass(frozen=True)
@@ -165,23 +166,28 @@ class StorageLog:
 class _Window:
     """The replay ids that were just landed, or are about to be: what comes again is dropped."""
 
-    recent: set[str] = field(default_factory=set)
-    older: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
+    batches: deque[list[str]] = field(default_factory=deque)  # the same, in the order in which they came
 
     def add(self, replay_ids: list[str]) -> list[int] | None:
         """Remember the ids; returns the places of those that were not known yet, None where that is all of them."""
-        if len(self.recent) >= _WINDOW:
-            self.older, self.recent = self.recent, set()
         ids = set(replay_ids)
-        if len(ids) == len(replay_ids) and ids.isdisjoint(self.recent) and ids.isdisjoint(self.older):
-            self.recent |= ids
+        if len(ids) == len(replay_ids) and ids.isdisjoint(self.known):
+            self.known |= ids
+            self._keep(replay_ids)
             return None
         places = []
         for place, replay_id in enumerate(replay_ids):
-            if replay_id not in self.recent and replay_id not in self.older:
-                self.recent.add(replay_id)
+            if replay_id not in self.known:
+                self.known.add(replay_id)
                 places.append(place)
+        self._keep([replay_ids[place] for place in places])
         return places
+
+    def _keep(self, replay_ids: list[str]) -> None:
+        self.batches.append(replay_ids)
+        while len(self.known) - len(self.batches[0]) >= _WINDOW:
+            self.known.difference_update(self.batches.popleft())
 
 
 class ChannelLog:

@@ -9,7 +9,7 @@ import pytest
 
 from cdc import cli
 from tests.cli.conftest import Operator
-from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, slowness, wait_until
+from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, run_seconds, slowness, wait_until
 
 UNKNOWN = "/data/NopeChangeEvent"
 HEADER = "  channel  events  segments  lag  replay id  generation"
@@ -17,7 +17,7 @@ HEADER = "  channel  events  segments  lag  replay id  generation"
 
 def test_a_run_that_is_ok_says_what_it_landed(cdc: Operator, site: Site) -> None:
     ids = site.org.publish(ACCOUNT, 5)
-    said = cdc("run", "--seconds", "1", environment=site.environment(ACCOUNT))
+    said = cdc("run", "--seconds", run_seconds(), environment=site.environment(ACCOUNT))
     assert said.lines == [
         "ok · 5 events landed · 1 session · <s>",
         HEADER,
@@ -34,7 +34,7 @@ def test_a_run_that_is_ok_says_what_it_landed(cdc: Operator, site: Site) -> None
 
 def test_json_is_the_report_and_nothing_else(cdc: Operator, site: Site) -> None:
     ids = site.org.publish(ACCOUNT, 5)
-    said = cdc("run", "--seconds", "1", "--json", environment=site.environment(ACCOUNT))
+    said = cdc("run", "--seconds", run_seconds(), "--json", environment=site.environment(ACCOUNT))
     report = json.loads(said.out)
     assert said.code == 0
     assert (report["outcome"], report["group"], report["sessions"], report["errors"]) == ("ok", "capture1", 1, [])
@@ -48,12 +48,12 @@ def test_groups_run_side_by_side_and_one_may_be_chosen(cdc: Operator, site: Site
     site.org.publish(ACCOUNT, 3)
     site.org.publish(CONTACT, 4)
     environment = site.environment(ACCOUNT, CDC_CHANNELS=f"{ACCOUNT};{CONTACT}")
-    both = cdc("run", "--seconds", "1", "--json", environment=environment)
+    both = cdc("run", "--seconds", run_seconds(), "--json", environment=environment)
     document = json.loads(both.out)
     assert (both.code, document["outcome"], list(document["groups"])) == (0, "ok", ["capture1", "capture2"])
     assert document["groups"]["capture2"]["channels"][CONTACT]["events"] == 4
     assert f"group=capture2 channel={CONTACT}" in both.err
-    one = cdc("run", "--seconds", "1", "--group", "capture2", environment=environment)
+    one = cdc("run", "--seconds", run_seconds(), "--group", "capture2", environment=environment)
     assert one.lines == ["ok · 0 events landed · 1 session · <s>", HEADER, one.lines[-1]]
     assert one.lines[-1].startswith(f"✓ {CONTACT}  0  0  -  ")
 
@@ -144,7 +144,7 @@ def test_an_unknown_channel_and_one_without_permission_do_not_hold_back_the_othe
     site.org.publish(ACCOUNT, 5)
     words = "403::User not allowed to subscribe CDC without View All Records on Contact"
     site.org.channel(CONTACT, refusal=words)
-    said = cdc("run", "--seconds", "1", environment=site.environment(ACCOUNT, CONTACT, UNKNOWN))
+    said = cdc("run", "--seconds", run_seconds(), environment=site.environment(ACCOUNT, CONTACT, UNKNOWN))
     assert said.code == 1
     assert said.lines[0] == "degraded · 5 events landed · 1 session · <s>"
     assert [line[0] for line in said.lines[2:5]] == ["✓", "✗", "✗"]
@@ -191,7 +191,7 @@ def test_a_garbled_checkpoint_is_warned_of(cdc: Operator, site: Site) -> None:
     site.org.publish(ACCOUNT, 2)
     assert site.capture(ACCOUNT).outcome == "ok"
     site.log.write_state("data/AccountChangeEvent.json", b"{")
-    said = cdc("run", "--seconds", "1", environment=site.environment(ACCOUNT))
+    said = cdc("run", "--seconds", run_seconds(), environment=site.environment(ACCOUNT))
     assert said.code == 0
     assert "WARNING log.warning" in said.err
     assert "the log decides" in said.err

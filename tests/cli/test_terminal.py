@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.cli.conftest import LIMIT_S, Operator
-from tests.harness import ACCOUNT, CONTACT, Site, wait_until
+from tests.harness import ACCOUNT, CONTACT, Site, run_seconds, wait_until
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -97,7 +97,7 @@ def test_nothing_is_wider_than_the_terminal_and_no_id_is_broken(cdc: Operator, s
     unknown = "/data/QuiteLongCustomObjectName__ChangeEvent"
     ids = site.org.publish(ACCOUNT, 5)
     with terminal(columns) as screen:
-        for command in (["run", "--seconds", "1"], ["status"], ["check"]):
+        for command in (["run", "--seconds", run_seconds()], ["status"], ["check"]):
             process = cdc.start(
                 *command, environment=settings(site, ACCOUNT, unknown), stdout=screen.descriptor, stderr=subprocess.PIPE
             )

@@ -9,7 +9,7 @@ import threading
 import time
 from concurrent.futures import Future
 
-from tests.harness import ACCOUNT, CONTACT, OPPORTUNITY, Site, assert_landed_once, slowness, wait_until
+from tests.harness import ACCOUNT, CONTACT, OPPORTUNITY, Site, assert_landed_once, run_seconds, slowness, wait_until
 from tests.one_run import ROOT
 
 CHANNELS = (ACCOUNT, CONTACT, OPPORTUNITY)
@@ -41,7 +41,7 @@ def test_the_command_does_the_same_and_prints_one_document(site: Site) -> None:
         site.org.traffic(channel, 20)
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "cdc", "run", "--seconds", "2", "--json"],
+        [sys.executable, "-m", "cdc", "run", "--seconds", run_seconds(2), "--json"],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin", **site.environment(*CHANNELS)},
         capture_output=True,
