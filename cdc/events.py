@@ -51,13 +51,13 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 class Deliveries(Sequence[Delivery]):
     """Deliveries in their order, as columns of one length: thousands at a time cost no object each and no loop.
 
-    `blocks` has the messages as lines with their line ends, one or many to a block.
+    `blocks` has the messages as lines without the last line end, one or many to a block.
     """
 
     channels: list[str] = field(default_factory=list)
     replay_ids: list[str] = field(default_factory=list)
     times_ms: list[int | None] = field(default_factory=list)
-    blocks: list[bytes] = field(default_factory=list, repr=False)
+    blocks: list[bytes | memoryview] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, deliveries: Iterable[Delivery]) -> Deliveries:
@@ -66,7 +66,7 @@ class Deliveries(Sequence[Delivery]):
         if not rows:
             return cls()
         channels, replay_ids, times_ms, lines = map(list, zip(*rows, strict=True))
-        return cls(channels, replay_ids, times_ms, [_as_block(lines)])
+        return cls(channels, replay_ids, times_ms, [b"\n".join(lines)])
 
     def __len__(self) -> int:
         return len(self.replay_ids)
@@ -96,16 +96,16 @@ class Deliveries(Sequence[Delivery]):
     @property
     def lines(self) -> list[bytes]:
         """Each message's bytes, without a line end."""
-        return b"".join(self.blocks).split(b"\n")[:-1]
+        return b"\n".join(self.blocks).split(b"\n") if self.blocks else []
 
     @property
     def size_bytes(self) -> int:
         """What the lines have together, line ends included."""
-        return sum(map(len, self.blocks))
+        return sum(map(len, self.blocks)) + len(self.blocks)
 
     def take_content(self) -> bytes:
         """Return all lines as the content of a segment, and let go of them: they are held in memory once, not twice."""
-        content = b"".join(self.blocks)
+        content = b"\n".join([*self.blocks, b""])
         self.blocks.clear()
         return content
 
@@ -131,12 +131,8 @@ class Deliveries(Sequence[Delivery]):
             [self.channels[place] for place in places],
             [self.replay_ids[place] for place in places],
             [self.times_ms[place] for place in places],
-            [_as_block([lines[place] for place in places])],
+            [b"\n".join([lines[place] for place in places])],
         )
-
-
-def _as_block(lines: Sequence[wire.Raw]) -> bytes:
-    return b"\n".join([*lines, b""])
 
 
 @dataclass(frozen=True)
@@ -228,12 +224,12 @@ def read_usual(body: bytes) -> tuple[Deliveries, list[wire.Raw]] | None:
     found = wire.as_lines(body) if _is_utf8(body) else None
     if found is None:
         return None
-    lines, others = found
+    lines, line_count, others = found
     try:
         events = _USUAL.decode_lines(lines)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
-    if len(events) != lines.count(b"\n"):
+    if len(events) != line_count:
         return None
     channels = [event.channel for event in events]
     ids = [event.data.event.replayId for event in events]

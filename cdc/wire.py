@@ -21,8 +21,7 @@ _HEAD_BYTES = 9  # of a message, as in `{"data":{`: the longer, the faster it is
 _BROKEN = re.compile(rb'[^\s\[\]{},:"][\r\n]+[^\s\[\]{},:"]')
 _CLOSES = {ord("]"): ord("["), ord("}"): ord("{")}
 # What bounds memory where an answer is no answer: each message costs a hundred bytes or more to hold, however short.
-_LEAST_BYTES = 16  # of a message, on average
-_LEAST_LINE_BYTES = 52  # of an event: the shortest has so many
+_LEAST_BYTES = 16  # of a message, on average; the shortest delivery has 52
 _MOST_MEMBERS = 100_000  # of one object; Salesforce's have 800 fields
 _DENSE = 12  # with a comma in so few bytes the fast parser is not used: it would hold all before anyone could count
 
@@ -52,8 +51,10 @@ def elements(body: bytes) -> list[Raw]:
     return found
 
 
-def as_lines(body: bytes) -> tuple[bytes, list[Raw]] | None:
-    """Return the events of an answer as lines, and the messages around them; None where it is not laid out so.
+def as_lines(body: bytes) -> tuple[memoryview, int, list[Raw]] | None:
+    """Return the events of an answer as lines, how many lines these are, and the messages around them.
+
+    None where the answer is not laid out so.
 
     A border is told by its looks, those of the first one between two events, for that is faster than parsing. It can
     be wrong, but not unnoticed: a line break within a message is no JSON there, and whoever decodes the lines finds as
@@ -65,19 +66,16 @@ def as_lines(body: bytes) -> tuple[bytes, list[Raw]] | None:
     gap = body[body.rfind(b"}", 0, second) + 1 : second]
     if begin < 1 or gap.strip(_SPACE) != b"," or b"\n" in body or b"\r" in body:
         return None
-    most = len(body) // _LEAST_LINE_BYTES
-    parts = body[begin:].split(b"}" + gap + head, most)
-    if len(parts) > most:
-        return None
+    text = (body if begin == 1 else b"[" + body[begin:]).replace(b"}" + gap + head, b"}\n" + head)
+    last = text.rfind(b"\n") + 1
     try:
         *before, stand_in = elements(body[:begin] + b"0]")
-        event, *after = elements(b"[" + head + parts[-1])
+        event, *after = elements(b"[" + text[last:])
     except Malformed:
         return None
     if bytes(stand_in) != b"0":  # there is more before the first event than whole messages
         return None
-    parts[-1] = bytes(event)[len(head) :] + b"\n"
-    return (b"}\n" + head).join(parts), [*before, *after]
+    return memoryview(text)[1 : last + len(event)], text.count(b"\n") + 1, [*before, *after]
 
 
 def members(value: Raw) -> dict[str, bytes]:
