@@ -185,6 +185,8 @@ class _Window:
         return places
 
     def _keep(self, replay_ids: list[str]) -> None:
+        if not replay_ids:
+            return
         self.batches.append(replay_ids)
         while len(self.known) - len(self.batches[0]) >= _WINDOW:
             self.known.difference_update(self.batches.popleft())

@@ -473,7 +473,7 @@ class _Run:
             self._pipeline.flush()
 
     def _settle_batch(self) -> None:
-        """Wait for the batch in flight and draw the consequences; the next one starts.
+        """Wait for the batch in flight and draw the consequences; the next one may start.
 
         Raises: _SessionEnd where it failed: positions are derived again and a new session replays what is missing;
         StorageError where it hangs, or a stray could not be kept.

@@ -225,9 +225,13 @@ def test_reading_takes_time_in_proportion_to_the_bytes(name: str) -> None:
             bayeux.read_answer(body)
         return time.process_time() - began
 
-    small = min(cpu_s(50_000) for _ in range(5))
-    large = min(cpu_s(800_000) for _ in range(5))
-    assert large < 96 * small + 0.05, f"{small:.3f} s for 50 kB, {large:.3f} s for 16 times that; its square is 256"
+    tries = []  # other work on the machine makes the larger one slower: one try without it is proof
+    for _ in range(20):
+        small, large = min(cpu_s(100_000) for _ in range(3)), min(cpu_s(800_000) for _ in range(3))
+        if large < 24 * small + 0.05:
+            return
+        tries.append(f"{small:.3f} s for 100 kB, {large:.3f} s for 800 kB")
+    pytest.fail("; ".join(tries))
 
 
 def test_the_fuzzer_reports_what_it_finds_with_the_input_that_brings_it_back() -> None:
