@@ -25,7 +25,7 @@ from cdc.waiting import Clock
 CHANNELS_AT_ONCE = 8
 MAX_HELD_BYTES = 8 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
 FULL_ANSWER_BYTES = 512 * 1024  # after a poll's answer of this size the next one is there at once
-WORTH_BYTES = 4 * 1024 * 1024  # while answers are full, so much is landed together,
+WORTH_BYTES = 3 * 1024 * 1024  # while answers are full, so much is landed together,
 HOLD_S = 0.05  # unless the next answer is not here after this time
 
 
@@ -76,8 +76,12 @@ class Pipeline:
 
     def has_room(self, batch: Batch) -> bool:
         """True where the batch may be added without waiting for what is held to be landed first."""
-        held_bytes = self._batch.size_bytes + self._waiting.size_bytes
-        return held_bytes == 0 or held_bytes + batch.size_bytes <= MAX_HELD_BYTES
+        return self.held_bytes == 0 or self.held_bytes + batch.size_bytes <= MAX_HELD_BYTES
+
+    @property
+    def held_bytes(self) -> int:
+        """What is landing and waiting together, in memory."""
+        return self._batch.size_bytes + self._waiting.size_bytes
 
     @property
     def held_s(self) -> float:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,14 +41,16 @@ from cdc.errors import (
 from cdc.events import Deliveries, Stray
 from cdc.landing import ChannelLog, StorageLog
 from cdc.layout import RunRecord
-from cdc.pipeline import Batch, Pipeline
+from cdc.pipeline import FULL_ANSWER_BYTES, MAX_HELD_BYTES, Batch, Pipeline
 from cdc.report import ChannelReport, RunReport
 from cdc.salesforce import Token
-from cdc.session import Answer, CometDSession
+from cdc.session import Answer, CometDSession, Unread
 from cdc.signals import Emit
 from cdc.silence import SilenceWatch
 from cdc.starting import Channel, RestQuestions, Starter
 from cdc.waiting import Clock, Waiting
+
+T = TypeVar("T")
 
 NETWORK_DELAY_S = 15.0  # how much later than its timeout the server's answer may arrive (EMP connector's default)
 REQUEST_TIMEOUT_S = 15.0  # for what the server answers at once
@@ -63,6 +65,7 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 30.0
 STEADY_S = 10.0  # a session that lived so long, or landed something, starts the back-off anew
 ALIVE_EVERY_S = 300.0  # how often a long run says that it is alive; and its channels' clean polls must be younger
 UNANSWERED_FOR = timedelta(minutes=15)  # so long the last polls of short runs may stay without an answer
+READ_HERE_BYTES = 4 * 1024 * 1024  # takes 20 ms, and 3 s where every event has what only the lenient parser takes
 IDLE_POLL_S = 0.05  # an empty answer sooner than this means that the server does not hold the poll
 
 
@@ -87,6 +90,15 @@ class Ports:
     log: StorageLog
     emit: Emit
     clock: Clock = field(default_factory=Clock)
+
+
+@dataclass(frozen=True)
+class _Poll:
+    """A poll under way, and when it is given up (monotonic seconds)."""
+
+    came: Future[Answer | Unread]
+    began_s: float
+    ends_s: float
 
 
 class _SessionEnd(Exception):
@@ -335,46 +347,75 @@ class _Run:
 
         Raises: _SessionEnd.
         """
-        while self._has_time:
-            began_s = self._clock.monotonic()
-            answer = self._poll_once(session, token)
+        ahead: _Poll | None = None
+        while ahead is not None or self._has_time:
+            poll = ahead or self._send_poll(session)
+            came = self._await(session, poll.came, poll.ends_s, token)
+            ahead = self._poll_ahead(session, came)
+            answer = self._read(session, came, token) if isinstance(came, Unread) else came
             if answer is None:
                 return
+            del came  # it can be tens of MB, as the answer can; what is held of them is the pipeline's alone
             is_empty = not answer.deliveries and not answer.strays
             self._take(answer, token, is_poll=True)
-            del answer  # it can be tens of MB; what is held of it is the pipeline's alone
-            pause_s = session.advice.interval_ms / 1000
-            if is_empty and self._clock.monotonic() - began_s < IDLE_POLL_S:
-                pause_s = max(pause_s, 1.0)  # a server that does not hold the poll must not be hammered
-            if pause_s > 0:
-                self._settle_landing()  # while nothing is asked for, nothing waits
-                self._waiting.pause(pause_s)
+            del answer
+            if ahead is None:
+                self._pause(session, poll, is_empty=is_empty)
 
-    def _poll_once(self, session: CometDSession, token: Token) -> Answer | None:
-        """Return the answer of one poll; None where the run's time is up first.
+    def _send_poll(self, session: CometDSession) -> _Poll:
+        began_s, left_s = self._clock.monotonic(), self._waiting.left_s
+        within_ms = self._answer_within_ms(left_s, session.advice.timeout_ms)
+        held_s = (session.advice.timeout_ms if within_ms is None else within_ms) / 1000
+        timeout_s = min(held_s + NETWORK_DELAY_S, left_s + LAST_POLL_GRACE_S)
+        came = background.start("session", lambda: session.poll(answer_within_ms=within_ms, timeout_s=timeout_s))
+        return _Poll(came, began_s, began_s + timeout_s)
+
+    def _poll_ahead(self, session: CometDSession, came: Answer | Unread | None) -> _Poll | None:
+        """After a full answer the next poll is sent before that one is read: the server collects while we parse."""
+        if not isinstance(came, Unread) or came.size_bytes < FULL_ANSWER_BYTES or not self._has_time:
+            return None
+        is_bounded = self._pipeline.held_bytes + came.size_bytes <= MAX_HELD_BYTES
+        is_proving = any(channel.proving for channel in self._active)
+        return self._send_poll(session) if is_bounded and not is_proving and session.is_followed_at_once(came) else None
+
+    def _read(self, session: CometDSession, came: Unread, token: Token) -> Answer | None:
+        """Return what an answer to a poll means; None where the run's time is up before that is known.
+
+        All but the largest are read here: another thread would need memory of its own for it, and more of it.
+        """
+        if came.size_bytes <= READ_HERE_BYTES:
+            return session.read(came)
+        reading = background.start("reading", lambda: session.read(came))
+        return self._await(session, reading, self._waiting.deadline_s + LAST_POLL_GRACE_S, token)
+
+    def _await(self, session: CometDSession, coming: Future[T], ends_s: float, token: Token) -> T | Answer | None:
+        """Return the result; None where the run's time is up first.
 
         A poll that is aborted then is a normal end: the run was stopped, or the server ignores advice.timeout.
         Raises: _SessionEnd where the landing in flight failed: nothing may follow what is missing.
         """
-        left_s = self._waiting.left_s
-        within_ms = self._answer_within_ms(left_s, session.advice.timeout_ms)
-        held_s = (session.advice.timeout_ms if within_ms is None else within_ms) / 1000
-        timeout_s = min(held_s + NETWORK_DELAY_S, left_s + LAST_POLL_GRACE_S)
-        poll = background.start("session", lambda: session.connect(answer_within_ms=within_ms, timeout_s=timeout_s))
-        self._watch(poll, timeout_s, token)
-        answer = poll.result() if poll.done() else Answer(failure=_HANGING)
+        self._watch(coming, ends_s, token)
+        came = coming.result() if coming.done() else Answer(failure=_HANGING)
         is_time_up = self._waiting.is_stopped or self._waiting.left_s <= 0
-        if isinstance(answer.failure, RequestLost) and is_time_up:
+        if isinstance(came, Answer) and isinstance(came.failure, RequestLost) and is_time_up:
             session.abandon()
             return None
-        return answer
+        return came
 
-    def _watch(self, poll: Future[Answer], timeout_s: float, token: Token) -> None:
+    def _pause(self, session: CometDSession, poll: _Poll, *, is_empty: bool) -> None:
+        """Let the time pass that the server wants between two polls."""
+        pause_s = session.advice.interval_ms / 1000
+        if is_empty and self._clock.monotonic() - poll.began_s < IDLE_POLL_S:
+            pause_s = max(pause_s, 1.0)  # a server that does not hold the poll must not be hammered
+        if pause_s > 0:
+            self._settle_landing()  # while nothing is asked for, nothing waits
+            self._waiting.pause(pause_s)
+
+    def _watch(self, poll: Future[Any], ends_s: float, token: Token) -> None:
         """Return when the poll is done, its time is up or the run is stopped.
 
         Raises: _SessionEnd, StorageError as soon as the landing in flight fails.
         """
-        ends_s = self._clock.monotonic() + timeout_s
         while not poll.done() and not self._waiting.is_stopped and self._clock.monotonic() < ends_s:
             self._say_alive()
             self._look_around(token)

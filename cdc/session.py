@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from cdc import bayeux, wire
-from cdc.bayeux import Cause, Messages, Reply
+from cdc.bayeux import CONNECT, DISCONNECT, Cause, Messages, Reply
 from cdc.errors import (
     AllocationExhausted,
     AnswerDamaged,
@@ -54,6 +54,26 @@ class Answer:
     server_time: datetime | None = None
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A complete answer to a request, before anybody has looked at what it brought."""
+
+    meta: str
+    channel: str
+    message_id: str
+    http: HttpAnswer
+
+    @property
+    def what(self) -> str:
+        """The request, for people."""
+        return _what(self.meta, self.channel)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory."""
+        return len(self.http.body)
+
+
 @dataclass
 class CometDSession:
     """A Bayeux session over a transport of its own, with a cookie jar of its own."""
@@ -82,9 +102,36 @@ class CometDSession:
 
         Advice is kept; one that forbids to go on with the session is returned as the failure SessionLost.
         """
-        answer, reply = self._request(
-            bayeux.CONNECT, lambda id_: bayeux.connect(self.client_id, id_, timeout_ms=answer_within_ms), timeout_s
-        )
+        came = self.poll(answer_within_ms=answer_within_ms, timeout_s=timeout_s)
+        return self.read(came) if isinstance(came, Unread) else came
+
+    def poll(self, *, answer_within_ms: int | None = None, timeout_s: float) -> Answer | Unread:
+        """The same, but the answer is not read yet, and only a request that is lost is a failure.
+
+        `read` must be given the answers in the order in which they were asked for.
+        """
+        try:
+            return self._send(
+                CONNECT, lambda id_: bayeux.connect(self.client_id, id_, timeout_ms=answer_within_ms), timeout_s
+            )
+        except SalesforceError as error:
+            return self._end(Answer(), error)
+
+    def is_followed_at_once(self, polled: Unread) -> bool:
+        """True where the next poll may be sent before this answer is read: its many events are followed by more.
+
+        Only the reply is looked at: it is a success, and its advice asks for no pause.
+        """
+        seen = bayeux.glance(polled.http.body)
+        reply = seen.reply_to(polled.meta, polled.message_id) if seen and not seen.is_disconnected else None
+        if reply is None or not reply.successful or reply.client_id not in (None, self.client_id):
+            return False
+        advice = reply.advice or self.advice
+        return (advice.reconnect, advice.interval_ms) == ("retry", 0)
+
+    def read(self, polled: Unread) -> Answer:
+        """Return what the answer to a poll means."""
+        answer, reply = self._read(polled)
         if answer.failure is None and reply and reply.advice and reply.advice.reconnect != "retry":
             self.is_gone = reply.advice.reconnect == "none"
             return self._end(answer, SessionLost(f"connect: the server advises {reply.advice.reconnect}", hint=_AGAIN))
@@ -99,8 +146,8 @@ class CometDSession:
 
     def disconnect(self, *, timeout_s: float) -> Answer:
         """Free the server's session (Bayeux, section 5.3); after a lost request as best it can, the answer void."""
-        was_over, self.is_over = self.is_over, False
-        answer, _ = self._request(bayeux.DISCONNECT, lambda id_: bayeux.disconnect(self.client_id, id_), timeout_s)
+        was_over = self.is_over
+        answer, _ = self._request(DISCONNECT, lambda id_: bayeux.disconnect(self.client_id, id_), timeout_s)
         self.is_over = self.is_gone = True
         return Answer(failure=answer.failure) if was_over else answer
 
@@ -116,29 +163,36 @@ class CometDSession:
         self, meta: str, body: Callable[[str], bytes], timeout_s: float, channel: str = ""
     ) -> tuple[Answer, Reply | None]:
         """Send one message and sort its answer; a lost answer ends the session."""
-        if self.is_over:
-            raise AssertionError(f"{meta} on a session that is over")
-        what = meta.rpartition("/")[2] + (f" {channel}" if channel else "")
-        message_id = str(self._next_id)
-        self._next_id += 1
         try:
-            http = self.transport.post(body(message_id), what, timeout_s=timeout_s)
+            return self._read(self._send(meta, body, timeout_s, channel))
         except SalesforceError as error:
             return self._end(Answer(), error), None
-        try:
-            messages = bayeux.read_answer(http.body)
-        except wire.Malformed as error:
-            return self._end(Answer(), _unreadable(what, http, str(error))), None
-        if not messages.damaged <= self.believed:
-            failure = AnswerDamaged(f"{what}: the answer holds damaged bytes", hint=_AGAIN, damaged=messages.damaged)
-            return self._end(Answer(), failure), None
-        return self._sorted(meta, what, channel, message_id, messages, http.server_time)
 
-    def _sorted(
-        self, meta: str, what: str, channel: str, message_id: str, messages: Messages, server_time: datetime | None
-    ) -> tuple[Answer, Reply | None]:
+    def _send(self, meta: str, body: Callable[[str], bytes], timeout_s: float, channel: str = "") -> Unread:
+        """Send one message and return the complete answer to it. Raises: SalesforceError."""
+        what = _what(meta, channel)
+        if self.is_over and meta != DISCONNECT:  # while the answer before is being read, nobody can know it sooner
+            raise SessionLost(f"{what}: the session is over", hint=_AGAIN)
+        message_id = str(self._next_id)
+        self._next_id += 1
+        return Unread(meta, channel, message_id, self.transport.post(body(message_id), what, timeout_s=timeout_s))
+
+    def _read(self, unread: Unread) -> tuple[Answer, Reply | None]:
+        try:
+            messages = bayeux.read_answer(unread.http.body)
+        except wire.Malformed as error:
+            return self._end(Answer(), _unreadable(unread.what, unread.http, str(error))), None
+        if not messages.damaged <= self.believed:
+            failure = AnswerDamaged(
+                f"{unread.what}: the answer holds damaged bytes", hint=_AGAIN, damaged=messages.damaged
+            )
+            return self._end(Answer(), failure), None
+        return self._sorted(unread, messages)
+
+    def _sorted(self, unread: Unread, messages: Messages) -> tuple[Answer, Reply | None]:
+        what, server_time = unread.what, unread.http.server_time
         answer = Answer(messages.deliveries, messages.strays, None, server_time)
-        reply = messages.reply_to(meta, message_id)
+        reply = messages.reply_to(unread.meta, unread.message_id)
         if reply is None:
             return self._end(answer, SessionLost(f"{what}: the answer holds no reply to it", hint=_AGAIN)), None
         if self.client_id and reply.client_id not in (None, self.client_id):
@@ -146,7 +200,7 @@ class CometDSession:
         if reply.advice is not None:
             self.advice = reply.advice
         if not reply.successful:
-            failure = _failure(what, channel, reply)
+            failure = _failure(what, unread.channel, reply)
             if isinstance(failure, SubscribeRefused):
                 return Answer(answer.deliveries, answer.strays, failure, server_time), reply
             self.is_gone = isinstance(failure, SessionLost)
@@ -159,6 +213,10 @@ class CometDSession:
     def _end(self, answer: Answer, failure: SalesforceError) -> Answer:
         self.is_over = True
         return Answer(answer.deliveries, answer.strays, failure, answer.server_time)
+
+
+def _what(meta: str, channel: str) -> str:
+    return meta.rpartition("/")[2] + (f" {channel}" if channel else "")
 
 
 _AGAIN = "capture goes on in a new session, from the last landed event; if it lasts, see status.salesforce.com"

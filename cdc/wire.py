@@ -16,7 +16,8 @@ _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 # One token that matters for borders: a whole string, a bracket, a comma or a colon. Possessive: never backtracks.
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},:]|"', re.DOTALL)
 _SPACE = b" \t\r\n"
-_HEAD_BYTES = 9  # of a message, as in `{"data":{`: the longer, the faster it is found, and the fewer begin with it
+# How an event begins, up to where events differ: the longer, the faster it is found.
+_HEAD = re.compile(rb'\{[ \t]*"\w+"[ \t]*:[ \t]*(?:\{[ \t]*"(?:event|payload|schema)"[ \t]*:[ \t]*)*"?')
 # A line break within a number or a word: without it two would become one.
 _BROKEN = re.compile(rb'[^\s\[\]{},:"][\r\n]+[^\s\[\]{},:"]')
 _CLOSES = {ord("]"): ord("["), ord("}"): ord("{")}
@@ -60,22 +61,44 @@ def as_lines(body: bytes) -> tuple[memoryview, int, list[Raw]] | None:
     be wrong, but not unnoticed: a line break within a message is no JSON there, and whoever decodes the lines finds as
     many values as there are lines, or refuses them.
     """
-    begin = body.rfind(b"{", 0, max(0, body.find(b'"data":')))
-    head = body[begin : begin + _HEAD_BYTES]
-    second = max(0, body.find(head, begin + 1))
-    gap = body[body.rfind(b"}", 0, second) + 1 : second]
-    if begin < 1 or gap.strip(_SPACE) != b"," or b"\n" in body or b"\r" in body:
+    frame = _frame(body)
+    if frame is None or b"\n" in body or b"\r" in body:
         return None
-    text = (body if begin == 1 else b"[" + body[begin:]).replace(b"}" + gap + head, b"}\n" + head)
-    last = text.rfind(b"\n") + 1
+    begin, end, head, border, others = frame
+    text = body if begin == 1 else b"[" + body[begin:]
+    events = text.split(border)
+    text = (b"}\n" + head).join(events)
+    return memoryview(text)[1 : len(text) - (len(body) - end)], len(events), others
+
+
+def around_events(body: bytes) -> list[Raw] | None:
+    """Return the messages around the events of an answer, without looking at the events; None where it has not many."""
+    frame = _frame(body)
+    return frame[-1] if frame else None
+
+
+def _frame(body: bytes) -> tuple[int, int, bytes, bytes, list[Raw]] | None:
+    """Return where the events begin and end, how each begins, what stands between two, and the messages around them.
+
+    None where there are fewer than two, or anything but whole messages around them.
+    """
+    begin = body.rfind(b"{", 0, max(0, body.find(b'"data":')))
+    found = _HEAD.match(body, begin) if begin > 0 else None
+    head = found[0] if found else b""
+    second = body.find(head, begin + 1)
+    gap = body[body.rfind(b"}", 0, max(0, second)) + 1 : max(0, second)]
+    if not head or gap.strip(_SPACE) != b",":
+        return None
+    border = b"}" + gap + head
+    last = body.rfind(border) + len(border) - len(head)
     try:
         *before, stand_in = elements(body[:begin] + b"0]")
-        event, *after = elements(b"[" + text[last:])
+        event, *after = elements(b"[" + body[last:])
     except Malformed:
         return None
     if bytes(stand_in) != b"0":  # there is more before the first event than whole messages
         return None
-    return memoryview(text)[1 : last + len(event)], text.count(b"\n") + 1, [*before, *after]
+    return begin, last + len(event), head, border, [*before, *after]
 
 
 def members(value: Raw) -> dict[str, bytes]:

@@ -460,6 +460,30 @@ def test_a_usual_answer_is_read_the_fast_way(body: bytes) -> None:
     assert (len(usual[0]), len(usual[1])) == (body.count(b"A"), body.count(b"M"))
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        '{"data":{"schema":"SCHEMA","payload":PAYLOAD,"event":{"replayId":1}},"channel":"CHANNEL"}',
+        '{ "data": { "schema" : "SCHEMA", "payload" : PAYLOAD, "event":{"replayId":1}}, "channel" : "CHANNEL" }',
+        '{"data":{"payload":PAYLOAD,"event":{"replayId":1},"schema":"SCHEMA"},"channel":"CHANNEL"}',
+        '{"data":{"event":{"replayId":1},"payload":PAYLOAD},"channel":"CHANNEL"}',
+        '{"id":"SCHEMA","channel":"CHANNEL","data":{"event":{"replayId":1},"payload":PAYLOAD}}',
+    ],
+)
+def test_events_of_several_channels_are_read_the_fast_way_however_their_members_are_ordered(layout: str) -> None:
+    payload = f'{{"Name":"FIELD","ChangeEventHeader":{{"commitTimestamp":{NOON_MS}}}}}'
+    kinds = [
+        layout.replace("PAYLOAD", payload).replace("SCHEMA", name * 3).replace("CHANNEL", f"/data/{name}")
+        for name in "ABAA"
+    ]
+    body = ("[" + ",".join([*kinds, META_MESSAGE.decode()]) + "]").encode()
+    usual = read_usual(body)
+    assert usual is not None
+    assert usual[0].channels == ["/data/A", "/data/B", "/data/A", "/data/A"]
+    assert usual[0].lines == [each.encode() for each in kinds]
+    read_both_ways(body)
+
+
 def test_deliveries_are_sorted_by_channel_in_their_order() -> None:
     first, second = (message(header=f'{{"commitTimestamp":{NOON_MS}}}', channel=f'"/data/{name}"') for name in "AB")
     usual = read_usual(b"[" + b",".join([first, second, first, first]) + b"]")

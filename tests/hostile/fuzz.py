@@ -64,6 +64,8 @@ def answer(body: bytes) -> None:
         messages = bayeux.Messages((), events.Deliveries(), ())
     else:
         assert messages == _one_by_one(body)
+        glanced = bayeux.glance(body)
+        assert glanced is None or set(glanced.replies) <= set(messages.replies)
     for delivery in messages.deliveries:
         assert b"\n" not in bytes(delivery.raw)
         assert events.read_replay_id(delivery.replay_id.encode()) == delivery.replay_id

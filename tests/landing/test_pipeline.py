@@ -165,6 +165,7 @@ def test_what_is_held_is_bounded_but_a_single_answer_may_be_larger(monkeypatch: 
     assert stage.pipeline.has_room(stage.batch(2, size=300))
     stage.pipeline.add(stage.batch(2, size=300))
     assert not stage.pipeline.has_room(stage.batch(3, size=300))
+    assert 600 <= stage.pipeline.held_bytes <= 1_000
     stage.events.gate.release(2)
     stage.settle()
     assert stage.pipeline.has_room(stage.batch(3, size=300))

@@ -1,0 +1,115 @@
+"""While answers are full the next poll is sent before the last answer is read; every promise holds all the same."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from cdc import bayeux, run
+from cdc.session import Answer, CometDSession, Unread
+from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, assert_sessions_clean, wait_until
+
+EACH = 700  # events of 1 kB in an answer, which makes it a full one
+LOST = ("drop", "truncate", "truncate_clean", "status", "reset")
+
+
+@pytest.fixture(autouse=True)
+def backlog(site: Site) -> None:
+    """Five full answers for each of two channels."""
+    site.org.knobs(max_events=EACH, events_on_subscribe=False)
+    for channel in (ACCOUNT, CONTACT):
+        site.org.backlog(channel, 5 * EACH, size=1_000)
+
+
+def finish(site: Site) -> None:
+    """All is landed once, in this run or the next."""
+    assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
+    for channel in (ACCOUNT, CONTACT):
+        assert_landed_once(site.org, site.log, channel)
+
+
+def test_the_next_poll_is_sent_before_a_full_answer_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = CometDSession.read
+    sizes: list[int] = []  # of the answers that were read
+
+    def watched(session: CometDSession, polled: Unread) -> Answer:
+        sizes.append(polled.size_bytes)
+        if polled.size_bytes >= run.FULL_ANSWER_BYTES:
+            wait_until(lambda: len(site.asked("connect")) > len(sizes))
+        return read(session, polled)
+
+    monkeypatch.setattr(CometDSession, "read", watched)
+    report = site.capture(ACCOUNT, CONTACT)
+    assert (report.outcome, report.sessions) == ("ok", 1), report.summary()
+    assert len([size for size in sizes if size >= run.FULL_ANSWER_BYTES]) == 10
+    finish(site)
+
+
+@pytest.mark.parametrize(("do", "after"), [*((do, 1) for do in LOST), ("drop", 3)])
+def test_the_full_answer_before_a_lost_one_is_landed_and_nothing_after_it(site: Site, do: str, after: int) -> None:
+    site.org.fault("connect", do, only_with_events=True, after=after, carried_out=True)
+    report = site.capture(ACCOUNT, CONTACT, seconds=2)
+    assert (report.outcome, report.lost_sessions) == ("ok", 1), report.summary()
+    assert sum(channel.duplicates for channel in report.channels.values()) == 0
+    assert_sessions_clean(site)
+    finish(site)
+
+
+def test_what_follows_a_damaged_full_answer_is_not_landed_in_that_session(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next poll was under way already; its answer is left behind with the session."""
+    landed: list[int] = []
+    land = run._Run._land
+
+    def watched(self: run._Run, answer: Answer, polled_at: datetime | None) -> None:
+        landed.append(len(answer.deliveries))
+        land(self, answer, polled_at)
+
+    monkeypatch.setattr(run._Run, "_land", watched)
+    site.org.fault("connect", "garble", only_with_events=True, after=1)
+    report = site.capture(ACCOUNT, CONTACT, seconds=2)
+    assert (report.outcome, report.sessions, report.lost_sessions) == ("ok", 2, 1), report.summary()
+    lost = next(entry["clientId"] for entry in site.asked("connect") if entry.get("fault") == "garble")
+    served = [entry["events"] for entry in site.asked("connect") if entry["clientId"] == lost]
+    assert served[:3] == [0, EACH, EACH]
+    assert sum(landed) == 10 * EACH
+    assert served[3:] in ([EACH], []), "the poll that was under way, if it got so far"
+    finish(site)
+
+
+@pytest.mark.parametrize(
+    ("reply", "sessions"),
+    [
+        ({"successful": True, "advice": {"reconnect": "retry", "interval": 400}}, 1),
+        ({"successful": True, "advice": {"reconnect": "handshake"}}, 2),
+        ({"successful": False, "error": "402::Unknown client", "advice": {"reconnect": "handshake"}}, 2),
+        ({"successful": True, "clientId": "another"}, 2),
+    ],
+)
+def test_no_poll_is_sent_ahead_of_a_pause_or_of_a_session_s_end(
+    site: Site, reply: dict[str, Any], sessions: int
+) -> None:
+    site.org.fault("connect", "reply", only_with_events=True, after=1, reply=reply, end_session=False)
+    report = site.capture(ACCOUNT, CONTACT, seconds=2)
+    assert (report.outcome, report.sessions) == ("ok", sessions), report.summary()
+    polls = site.asked("connect")
+    in_first_session = [entry for entry in polls if entry["clientId"] == polls[0]["clientId"]]
+    if sessions == 1:
+        assert polls[3]["time"] - polls[2]["time"] >= 0.4
+    else:
+        assert [entry["events"] for entry in in_first_session] == [0, EACH, EACH]
+    finish(site)
+
+
+def test_no_poll_is_sent_ahead_where_more_would_be_held_than_may_be(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "MAX_HELD_BYTES", 100_000)
+    glanced: list[bytes] = []
+    monkeypatch.setattr(bayeux, "glance", glanced.append)
+    assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
+    assert glanced == []
+    finish(site)
