@@ -65,7 +65,8 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 30.0
 STEADY_S = 10.0  # a session that lived so long, or landed something, starts the back-off anew
 ALIVE_EVERY_S = 300.0  # how often a long run says that it is alive; and its channels' clean polls must be younger
 UNANSWERED_FOR = timedelta(minutes=15)  # so long the last polls of short runs may stay without an answer
-READ_HERE_BYTES = 4 * 1024 * 1024  # takes 20 ms, and 3 s where every event has what only the lenient parser takes
+READ_HERE_BYTES = 4 * 1024 * 1024  # takes 20 ms, and some seconds where all of it is for the lenient parser alone:
+READ_HERE_BEFORE_S = 12.0  # only so long before the deadline, for two of them and the landing after that
 IDLE_POLL_S = 0.05  # an empty answer sooner than this means that the server does not hold the poll
 
 
@@ -283,9 +284,9 @@ class _Run:
             self._poll(session, token)
             end = _SessionEnd(None)
         except _SessionEnd as reason:
-            end = reason
+            end = reason.with_traceback(None)  # its frames hold answers
         except CdcError as error:
-            end = _SessionEnd(error)
+            end = _SessionEnd(error.with_traceback(None))
         return self._leave(session, end)
 
     def _fetch_token(self) -> Token:
@@ -350,17 +351,18 @@ class _Run:
         ahead: _Poll | None = None
         while ahead is not None or self._has_time:
             poll = ahead or self._send_poll(session)
-            came = self._await(session, poll.came, poll.ends_s, token)
+            came, began_s = self._await(session, poll.came, poll.ends_s, token), poll.began_s
+            del poll  # with what came: it can be tens of MB, and what is held of it is to be the pipeline's alone
             ahead = self._poll_ahead(session, came)
             answer = self._read(session, came, token) if isinstance(came, Unread) else came
+            del came
             if answer is None:
                 return
-            del came  # it can be tens of MB, as the answer can; what is held of them is the pipeline's alone
             is_empty = not answer.deliveries and not answer.strays
             self._take(answer, token, is_poll=True)
             del answer
             if ahead is None:
-                self._pause(session, poll, is_empty=is_empty)
+                self._pause(session, began_s, is_empty=is_empty)
 
     def _send_poll(self, session: CometDSession) -> _Poll:
         began_s, left_s = self._clock.monotonic(), self._waiting.left_s
@@ -372,40 +374,47 @@ class _Run:
 
     def _poll_ahead(self, session: CometDSession, came: Answer | Unread | None) -> _Poll | None:
         """After a full answer the next poll is sent before that one is read: the server collects while we parse."""
-        if not isinstance(came, Unread) or came.size_bytes < FULL_ANSWER_BYTES or not self._has_time:
+        if not isinstance(came, Unread) or came.size_bytes < FULL_ANSWER_BYTES or not self._is_read_here(came):
             return None
         is_bounded = self._pipeline.held_bytes + came.size_bytes <= MAX_HELD_BYTES
         is_proving = any(channel.proving for channel in self._active)
         return self._send_poll(session) if is_bounded and not is_proving and session.is_followed_at_once(came) else None
 
-    def _read(self, session: CometDSession, came: Unread, token: Token) -> Answer | None:
-        """Return what an answer to a poll means; None where the run's time is up before that is known.
+    def _is_read_here(self, came: Unread) -> bool:
+        """True where this thread reads the answer; another one would need memory of its own for it.
 
-        All but the largest are read here: another thread would need memory of its own for it, and more of it.
+        Not what is very large, or of some size and near the end: that may have to be left behind.
         """
-        if came.size_bytes <= READ_HERE_BYTES:
-            return session.read(came)
+        is_early = self._waiting.left_s > READ_HERE_BEFORE_S
+        return came.size_bytes < FULL_ANSWER_BYTES or (is_early and came.size_bytes <= READ_HERE_BYTES)
+
+    def _read(self, session: CometDSession, came: Unread, token: Token) -> Answer | None:
+        """Return what an answer to a poll means; None where the run's time is up, as `_await` has it."""
+        if self._is_read_here(came):
+            return self._unless_time_is_up(session, session.read(came))
         reading = background.start("reading", lambda: session.read(came))
         return self._await(session, reading, self._waiting.deadline_s + LAST_POLL_GRACE_S, token)
 
     def _await(self, session: CometDSession, coming: Future[T], ends_s: float, token: Token) -> T | Answer | None:
         """Return the result; None where the run's time is up first.
 
-        A poll that is aborted then is a normal end: the run was stopped, or the server ignores advice.timeout.
         Raises: _SessionEnd where the landing in flight failed: nothing may follow what is missing.
         """
         self._watch(coming, ends_s, token)
-        came = coming.result() if coming.done() else Answer(failure=_HANGING)
+        return self._unless_time_is_up(session, coming.result() if coming.done() else Answer(failure=_HANGING))
+
+    def _unless_time_is_up(self, session: CometDSession, came: T) -> T | None:
+        """A poll that is lost then is a normal end: the run was stopped, or the server ignores advice.timeout."""
         is_time_up = self._waiting.is_stopped or self._waiting.left_s <= 0
         if isinstance(came, Answer) and isinstance(came.failure, RequestLost) and is_time_up:
             session.abandon()
             return None
         return came
 
-    def _pause(self, session: CometDSession, poll: _Poll, *, is_empty: bool) -> None:
-        """Let the time pass that the server wants between two polls."""
+    def _pause(self, session: CometDSession, began_s: float, *, is_empty: bool) -> None:
+        """Let the time pass that the server wants between two polls, the last of which began then."""
         pause_s = session.advice.interval_ms / 1000
-        if is_empty and self._clock.monotonic() - poll.began_s < IDLE_POLL_S:
+        if is_empty and self._clock.monotonic() - began_s < IDLE_POLL_S:
             pause_s = max(pause_s, 1.0)  # a server that does not hold the poll must not be hammered
         if pause_s > 0:
             self._settle_landing()  # while nothing is asked for, nothing waits

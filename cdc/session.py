@@ -120,14 +120,14 @@ class CometDSession:
     def is_followed_at_once(self, polled: Unread) -> bool:
         """True where the next poll may be sent before this answer is read: its many events are followed by more.
 
-        Only the reply is looked at: it is a success, and its advice asks for no pause.
+        Only the reply is looked at: it is a success, its advice is nothing new, and asks for no pause.
         """
         seen = bayeux.glance(polled.http.body)
         reply = seen.reply_to(polled.meta, polled.message_id) if seen and not seen.is_disconnected else None
         if reply is None or not reply.successful or reply.client_id not in (None, self.client_id):
             return False
-        advice = reply.advice or self.advice
-        return (advice.reconnect, advice.interval_ms) == ("retry", 0)
+        is_new = reply.advice not in (None, self.advice)
+        return not is_new and (self.advice.reconnect, self.advice.interval_ms) == ("retry", 0)
 
     def read(self, polled: Unread) -> Answer:
         """Return what the answer to a poll means."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -9,15 +13,16 @@ import pytest
 
 from cdc import bayeux, run
 from cdc.session import Answer, CometDSession, Unread
-from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, assert_sessions_clean, wait_until
+from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, assert_sessions_clean, slowness, wait_until
 
 EACH = 700  # events of 1 kB in an answer, which makes it a full one
 LOST = ("drop", "truncate", "truncate_clean", "status", "reset")
 
 
 @pytest.fixture(autouse=True)
-def backlog(site: Site) -> None:
-    """Five full answers for each of two channels."""
+def backlog(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five full answers for each of two channels, and nothing that changes near the end of these short runs."""
+    monkeypatch.setattr(run, "READ_HERE_BEFORE_S", 0.0)
     site.org.knobs(max_events=EACH, events_on_subscribe=False)
     for channel in (ACCOUNT, CONTACT):
         site.org.backlog(channel, 5 * EACH, size=1_000)
@@ -113,3 +118,91 @@ def test_no_poll_is_sent_ahead_where_more_would_be_held_than_may_be(
     assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
     assert glanced == []
     finish(site)
+
+
+def test_a_poll_ahead_waits_as_long_as_the_newest_advice_has_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "NETWORK_DELAY_S", 0.2)
+    for timeout_ms, with_events in ((300, False), (110_000, True)):
+        advice = {"reconnect": "retry", "interval": 0, "timeout": timeout_ms}
+        reply = {"successful": True, "advice": advice}
+        site.org.fault("connect", "reply", only_with_events=with_events, reply=reply, end_session=False)
+    site.org.knobs(max_events=10 * EACH)
+    report = site.capture(ACCOUNT, CONTACT, seconds=2)
+    assert (report.outcome, report.lost_sessions) == ("ok", 0), report.summary()
+    finish(site)
+
+
+def test_near_the_deadline_a_large_answer_is_read_where_it_can_be_left_behind(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "READ_HERE_BEFORE_S", 12.0)
+    read = CometDSession.read
+
+    def slow(session: CometDSession, polled: Unread) -> Answer:
+        if polled.size_bytes >= run.FULL_ANSWER_BYTES:
+            time.sleep(4)  # the work of a processor, which no clock of ours can stand in for
+        return read(session, polled)
+
+    monkeypatch.setattr(CometDSession, "read", slow)
+    report = site.capture(ACCOUNT, CONTACT, seconds=1)
+    assert report.outcome == "ok", report.summary()
+    assert site.late_s < 3 * slowness()
+    monkeypatch.setattr(CometDSession, "read", read)
+    finish(site)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """How many answers are held in memory before they are read, by reference counts alone."""
+    came: list[weakref.ref[Unread]] = []
+    poll = CometDSession.poll
+
+    def watched(session: CometDSession, **limits: Any) -> Answer | Unread:
+        found = poll(session, **limits)
+        came.extend([weakref.ref(found)] if isinstance(found, Unread) and found.size_bytes > 1_000 else [])
+        return found
+
+    monkeypatch.setattr(CometDSession, "poll", watched)
+    gc.disable()
+    yield lambda: len([each for each in came if each() is not None])
+    gc.enable()
+
+
+@pytest.mark.parametrize("is_ahead", [True, False])
+def test_of_an_answer_that_waits_to_be_landed_only_the_lines_are_held(
+    site: Site, monkeypatch: pytest.MonkeyPatch, alive: Callable[[], int], is_ahead: bool
+) -> None:
+    land = run._Run._land
+    held: list[int] = []
+
+    def watched(self: run._Run, answer: Answer, polled_at: datetime | None) -> None:
+        if answer.deliveries:
+            held.append(alive())
+        land(self, answer, polled_at)
+
+    monkeypatch.setattr(run._Run, "_land", watched)
+    if not is_ahead:
+        monkeypatch.setattr(CometDSession, "is_followed_at_once", lambda self, polled: False)
+    assert site.capture(ACCOUNT, CONTACT).outcome == "ok"
+    assert len(held) == 10
+    assert max(held) <= is_ahead, "the one that may have come already, and no other"
+
+
+def test_no_session_holds_what_the_one_before_it_left_behind(
+    site: Site, monkeypatch: pytest.MonkeyPatch, alive: Callable[[], int]
+) -> None:
+    poll = run._Run._poll
+    held: list[int] = []
+
+    def watched(self: run._Run, *arguments: Any) -> None:
+        held.append(alive())
+        poll(self, *arguments)
+
+    monkeypatch.setattr(run._Run, "_poll", watched)
+    site.org.fault("connect", "garble", only_with_events=True, after=1)
+    assert site.capture(ACCOUNT, CONTACT, seconds=2).sessions == 2
+    assert held[0] == 0
+    assert held[1] <= 1, "the poll that was under way may have been answered only now"
