@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import resource
 import sys
 import time
@@ -266,14 +267,19 @@ def per_event(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def floor(task: dict[str, Any]) -> dict[str, Any]:
-    """One empty round trip to the org plus one PUT of one event, again and again: the floor of latency."""
+    """One empty round trip to the org plus one PUT of one event: the floor of latency.
+
+    Again and again, or with `pace` so many times a second on average, at random moments.
+    """
     meter = Meter(task["storage_url"])
     container, _ = _containers(task)
     poller = Poller(task, meter)
     for _ in poller.open():
         pass
-    body, taken = b"x" * task["size"], []
+    body, taken, chance = b"x" * task["size"], [], random.Random(7)
     for number in range(task["times"]):
+        if task["pace"]:
+            time.sleep(chance.expovariate(task["pace"]))
         began = time.monotonic()
         poller.poll()
         container.upload_blob(f"{task['run']}/{number:012d}", body)

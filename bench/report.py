@@ -50,7 +50,7 @@ def marks(results: Results, seconds: float, is_quick: bool) -> list[Mark]:
     scale = results.scale
     large, small = (f"{count} x 1000" for count in (scale.backlogs[-1], scale.backlogs[0]))
     live = 50 if 50 in scale.rates else next(iter(scale.rates))
-    floor_ms = results.median(f"floor {live:g}/s ms")
+    floor_ms, tight_ms = (results.median(f"{kind} {live:g}/s ms") for kind in ("floor", "tight floor"))
     delays = results.figures.get(f"latency {live:g}/s ms", [])
     p50, p99 = percentile(delays, 50), percentile(delays, 99)
     drained = results.ratio("product slow rate", "drain slow rate")
@@ -74,10 +74,10 @@ def marks(results: Results, seconds: float, is_quick: bool) -> list[Mark]:
               _each(results), "{:.1f}", 5),
         _mark(f"idle run: blobs written, {MANY} channels", "at most 1", results.median(f"idle {MANY} writes"),
               "{:.0f}", 1),
-        _mark(f"latency at {live:g} events/s: p50 / floor", "at most 2",
-              p50 / floor_ms if p50 and floor_ms else None, "{:.2f}", 2),
-        _mark(f"latency at {live:g} events/s: p99 / floor", "at most 5",
-              p99 / floor_ms if p99 and floor_ms else None, "{:.2f}", 5),
+        *(_mark(f"latency at {live:g} events/s: {name} / {floor}", f"at most {limit}",
+                value / over_ms if value and over_ms else None, "{:.2f}", limit)
+          for floor, over_ms in (("floor at that pace", floor_ms), ("floor in a tight loop", tight_ms))
+          for name, value, limit in (("p50", p50, 2), ("p99", p99, 5))),
         _mark(f"throughput with +{ORG_MS} ms and +{STORAGE_MS} ms / (events per answer / Salesforce round trip)",
               "at least 0.9", drained, "{:.2f}", 0.9, is_least=True),
         _mark(f"start-up to first landed event: {scale.log_segments:,} segments / empty log", "at most 1.20", start,
@@ -223,7 +223,7 @@ def _latency(results: Results) -> str:
     rows = []
     for label in [*(f"{rate:g}/s" for rate in results.scale.rates), "50/s slow"]:
         delays = results.figures.get(f"latency {label} ms", [])
-        floor_ms = results.median(f"floor {label} ms")
+        floor_ms, tight_ms = (results.median(f"{kind} {label} ms") for kind in ("floor", "tight floor"))
         found = [percentile(delays, percent) for percent in (50, 95, 99)]
         over = [f"{value / floor_ms:.1f}" if value and floor_ms else "-" for value in found]
         rows.append((
@@ -231,14 +231,16 @@ def _latency(results: Results) -> str:
             f"{len(delays):,}",
             *(f"{each} x" for each in over),
             *(f"{value:.1f}" if value else "-" for value in found),
-            f"{floor_ms:.1f}" if floor_ms else "-",
+            *(f"{value:.1f}" if value else "-" for value in (floor_ms, tight_ms)),
             _spread(results, f"live {label} ops_per_1000"),
         ))  # fmt: skip
     heads = ("events/s", "events", "p50 / floor", "p95 / floor", "p99 / floor", "p50 ms", "p95 ms", "p99 ms", "floor ms",
-             "blob operations per 1,000")  # fmt: skip
+             "tight floor ms", "blob operations per 1,000")  # fmt: skip
     return (
         _table(heads, rows)
-        + "\n\nThe floor is the median of one empty round trip to the org plus one PUT of one event, one after the other. An event is "
+        + "\n\nThe floor is the median of one empty round trip to the org plus one PUT of one event, one after the other, at random moments "
+        "and as often as events are published. The tight floor does the same again and again without a pause; it shows what an idle processor costs "
+        "that has to be woken for each event, up to twice the time for the same work. An event is "
         "published at a random moment, with the time before its publishing request inside it. Few events make a p99 that is their largest."
     )
 

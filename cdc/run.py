@@ -67,6 +67,7 @@ ALIVE_EVERY_S = 300.0  # how often a long run says that it is alive; and its cha
 UNANSWERED_FOR = timedelta(minutes=15)  # so long the last polls of short runs may stay without an answer
 READ_HERE_BYTES = 4 * 1024 * 1024  # takes 20 ms, and some seconds where all of it is for the lenient parser alone:
 READ_HERE_BEFORE_S = 12.0  # only so long before the deadline, for two of them and the landing after that
+HEAD_START_S = 0.003  # of a landing before the next poll, where nothing says that more is waiting
 IDLE_POLL_S = 0.05  # an empty answer sooner than this means that the server does not hold the poll
 
 
@@ -359,8 +360,11 @@ class _Run:
             if answer is None:
                 return
             is_empty = not answer.deliveries and not answer.strays
+            is_full = answer.deliveries.size_bytes >= FULL_ANSWER_BYTES
             self._take(answer, token, is_poll=True)
             del answer
+            if not is_full:
+                self._let_landing_begin()
             if ahead is None:
                 self._pause(session, began_s, is_empty=is_empty)
 
@@ -410,6 +414,12 @@ class _Run:
             session.abandon()
             return None
         return came
+
+    def _let_landing_begin(self) -> None:
+        """It and the next poll both need the interpreter to send a request, and the landing is what is waited for."""
+        landing = self._pipeline.in_flight
+        if landing is not None:
+            self._waiting.first([landing], HEAD_START_S)
 
     def _pause(self, session: CometDSession, began_s: float, *, is_empty: bool) -> None:
         """Let the time pass that the server wants between two polls, the last of which began then."""

@@ -8,7 +8,12 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from typing import Any
 
+import pytest
+
+from cdc import run
+from cdc.store import AzureContainer
 from tests.harness import ACCOUNT, CONTACT, OPPORTUNITY, Site, assert_landed_once, run_seconds, slowness, wait_until
 from tests.one_run import ROOT
 
@@ -118,6 +123,24 @@ def test_a_later_date_opens_a_later_partition(site: Site) -> None:
     segments = site.log.segments(ACCOUNT)
     assert [len(segment.lines) for segment in segments] == [3, 3, 3]
     assert len({segment.partition for segment in segments}) == 2
+    assert_landed_once(site.org, site.log, ACCOUNT)
+
+
+def test_a_landing_has_a_head_start_of_the_next_poll(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "HEAD_START_S", 5.0)
+    polls: list[int] = []  # so many had been sent when a segment was landed
+    create = AzureContainer.create
+
+    def watched(self: AzureContainer, name: str, *arguments: Any, **more: Any) -> None:
+        create(self, name, *arguments, **more)
+        if name.startswith("data/"):
+            polls.append(len(site.asked("connect")))
+
+    monkeypatch.setattr(AzureContainer, "create", watched)
+    site.org.knobs(events_on_subscribe=False, max_events=10)
+    site.org.backlog(ACCOUNT, 30)
+    assert site.capture(ACCOUNT).outcome == "ok"
+    assert polls == [2, 3, 4], "the first connect brings nothing, each one after it ten"
     assert_landed_once(site.org, site.log, ACCOUNT)
 
 
