@@ -380,7 +380,7 @@ class _Run:
         """After a full answer the next poll is sent before that one is read: the server collects while we parse."""
         if not isinstance(came, Unread) or came.size_bytes < FULL_ANSWER_BYTES or not self._is_read_here(came):
             return None
-        is_bounded = self._pipeline.held_bytes + came.size_bytes <= MAX_HELD_BYTES
+        is_bounded = self._pipeline.held_bytes + 2 * came.size_bytes <= MAX_HELD_BYTES
         is_proving = any(channel.proving for channel in self._active)
         return self._send_poll(session) if is_bounded and not is_proving and session.is_followed_at_once(came) else None
 
