@@ -23,7 +23,7 @@ from cdc.signals import Emit
 from cdc.waiting import Clock
 
 CHANNELS_AT_ONCE = 8
-MAX_HELD_BYTES = 7 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
+MAX_HELD_BYTES = 6 * 1024 * 1024  # landing and waiting together; a single answer may be larger, and is held alone
 FULL_ANSWER_BYTES = 512 * 1024  # after a poll's answer of this size the next one is there at once
 WORTH_BYTES = 3 * 1024 * 1024  # while answers are full, so much is landed together,
 HOLD_S = 0.05  # unless the next answer is not here after this time
