@@ -1,7 +1,8 @@
 """One bounded run: sessions follow each other until the deadline, and what they deliver is landed behind the poll.
 
-The main thread only decides and waits; whatever touches a network runs in a thread that it can leave behind. So the
-deadline holds, whatever hangs. It knows neither HTTP nor blob names, and is the one layer that tries Salesforce again.
+The main thread decides, waits, and reads answers that take no time; whatever touches a network, or may take long, runs
+in a thread that it can leave behind. So the deadline holds, whatever hangs. It knows neither HTTP nor blob names, and
+is the one layer that tries Salesforce again.
 """
 
 from __future__ import annotations
