@@ -192,7 +192,7 @@ def test_a_server_that_ignores_the_advised_timeout_ends_no_run_badly(site: Site)
 
 @pytest.mark.parametrize("status", [200, 502])
 def test_a_web_page_that_comes_after_the_deadline_is_no_fault(site: Site, status: int) -> None:
-    site.org.knobs(honour_client_timeout=False, hold_s=1.9, events_on_subscribe=False)
+    site.org.knobs(honour_client_timeout=False, hold_s=1.3 * slowness() + 0.4, events_on_subscribe=False)
     site.org.fault("connect", "html", after=1, carried_out=True, status=status)
     report = site.capture(ACCOUNT, seconds=1.3)
     assert (report.outcome, report.lost_sessions) == ("ok", 0), report.summary()
