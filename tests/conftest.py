@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from emulator.client import Emulator, start
+from emulator.client import Emulator
 from tests.azurite import Azurite, azurite
 from tests.harness import Site, open_site
+from tests.nursery import Nursery
 
 numbers = itertools.count(1)
 
@@ -24,10 +25,18 @@ def storage() -> Iterator[Azurite]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Starts emulated orgs for all tests of this worker."""
+    opened = Nursery()
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def org() -> Iterator[Emulator]:
+def org(nursery: Nursery) -> Iterator[Emulator]:
     """An emulated org, empty, with Salesforce's timeouts."""
-    with start() as running:
+    with nursery.start() as running:
         yield running
 
 

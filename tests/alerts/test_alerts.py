@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from emulator.client import Emulator, start
+from emulator.client import Emulator
 from tests.alerts import kql
 from tests.alerts.rules import Rule, asked_of, moments, pictures, rules
 from tests.alerts.scenarios import STORIES, healthy, told
@@ -25,6 +25,7 @@ from tests.alerts.transcripts import (
 )
 from tests.azurite import Azurite
 from tests.harness import ACCOUNT, CONTACT, Site, open_site
+from tests.nursery import Nursery
 
 MIDNIGHT = datetime(2026, 11, 26, tzinfo=UTC)
 RUNS_A_DAY = timedelta(days=1) // PACE
@@ -51,7 +52,7 @@ class Said:
 
 
 @pytest.fixture(scope="module")
-def said(storage: Azurite) -> Said:
+def said(storage: Azurite, nursery: Nursery) -> Said:
     numbers = itertools.count()
 
     @contextmanager
@@ -63,11 +64,11 @@ def said(storage: Azurite) -> Said:
             yield site
 
     stories = {}
-    with start() as shared:
+    with nursery.start() as shared:
         with fresh_site(shared) as site:
             good = healthy(site)
         for name, story in STORIES.items():
-            with start() if story.is_alone else nullcontext(shared) as org, fresh_site(org) as site:
+            with nursery.start() if story.is_alone else nullcontext(shared) as org, fresh_site(org) as site:
                 stories[name] = told(site, story)
     return Said(good, stories)
 

@@ -21,9 +21,10 @@ import requests
 from azure.storage.blob import ContainerClient
 
 from cdc import run
-from emulator.client import Emulator, start
+from emulator.client import Emulator
 from tests.azurite import Azurite
 from tests.harness import ACCOUNT, CONTACT, Site, open_site
+from tests.nursery import Nursery
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/consume.md").read_text(encoding="utf-8")
@@ -203,14 +204,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(storage: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(storage: Azurite, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Two generations, of which the second repeats the first, read; then a third capture, and read again."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(run, "PROOF_POLL_MS", 300)
         patch.setattr(run, "PROOF_AFTER_S", 0.3)
-        site = stack.enter_context(
-            open_site(stack.enter_context(start()), storage.connection_string, "consume-events", "consume-checkpoints")
-        )
+        org = stack.enter_context(nursery.start())
+        site = stack.enter_context(open_site(org, storage.connection_string, "consume-events", "consume-checkpoints"))
         patch.setenv("CDC_STORAGE", storage.connection_string)
         patch.setenv("CDC_EVENTS_CONTAINER", "consume-events")
         reader = Reader(tmp_path_factory.mktemp("reader"))

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 from cdc import cli
 from cdc.salesforce import Credentials, Streaming, fetch_token
 from cdc.session import CometDSession
-from emulator.client import Emulator, start
+from emulator.client import Emulator
 from tests.azurite import Azurite
 from tests.cli.conftest import containers_of
 from tests.harness import ACCOUNT, CONTACT, Site
+from tests.nursery import Nursery
 from tests.preflight.azure_front import AzureFront, before, everything, of_the_account, writes
 
 SALES = "/data/Sales__chn"  # Account and Opportunity
@@ -249,9 +250,9 @@ MARKS = {"failed": "✗", "warning": "!"}
 
 
 @pytest.fixture(scope="module")
-def shared_org() -> Iterator[Emulator]:
-    """One org for all faults: most of what a test costs is its start."""
-    with start() as running:
+def shared_org(nursery: Nursery) -> Iterator[Emulator]:
+    """One org for all faults: each leaves it as it was."""
+    with nursery.start() as running:
         yield running
 
 
