@@ -94,7 +94,7 @@ pure: setup ## The tests without network or process
 	@$(RUN) $(PYTEST) -m pure
 
 test-suite: setup browser ## All tests on the Python of .venv
-	@$(RUN) $(PYTEST) -n 5 --dist loadfile --no-loadscope-reorder --durations 25 -r s
+	@$(RUN) $(PYTEST) -n 6 --dist loadfile --no-loadscope-reorder --durations 25 -r s
 
 browser: ## Chromium for the tests of the status page: installed where root has none on Debian, else said to be missing
 	@for name in chromium chromium-browser google-chrome-stable google-chrome; do

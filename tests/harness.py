@@ -103,7 +103,7 @@ def slowness() -> float:
     return min(4.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
 
 
-def run_seconds(least: float = 1.0) -> str:
+def run_seconds(least: float = 2.0) -> str:
     """The --seconds of a run that is to have a poll answered, on a busy machine too."""
     return f"{least * slowness():.1f}"
 
