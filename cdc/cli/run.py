@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -200,13 +200,15 @@ class Progress:
 
 
 def watch(captures: Sequence[Future[RunReport]], watched: Progress) -> None:
-    """Return when all captures are done; meanwhile a terminal shows the progress."""
-    if not progress.is_terminal:
-        wait(captures)
-        return
-    with Live(watched, console=progress, auto_refresh=False, transient=True) as live:
+    """Return when all captures are done; meanwhile a terminal shows the progress.
+
+    This thread must never wait for long: the system may hand a signal to another one, and Python deals with it here.
+    """
+    shown = Live(watched, console=progress, auto_refresh=False, transient=True) if progress.is_terminal else None
+    with shown or nullcontext():
         while wait(captures, timeout=REFRESH_S).not_done:
-            live.refresh()
+            if shown is not None:
+                shown.refresh()
 
 
 def show_report(report: RunReport, *, is_one_of_many: bool) -> None:

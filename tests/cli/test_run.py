@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
+from concurrent.futures import Future, wait
 
 import pytest
 
 from cdc import cli
+from cdc.cli.run import Progress, stopped_by_signals, watch
+from cdc.report import RunReport
 from tests.cli.conftest import Operator
 from tests.harness import ACCOUNT, CONTACT, Site, assert_landed_once, run_seconds, slowness, wait_until
 
@@ -209,6 +214,26 @@ def test_a_signal_ends_the_run_cleanly(cdc: Operator, site: Site, number: signal
     assert said.seconds < 8 * slowness()
     assert len(site.asked("disconnect")) == 1
     assert_landed_once(site.org, site.log, ACCOUNT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_system_hands_to_another_thread_is_noticed_too(number: signal.Signals) -> None:
+    stop: Future[None] = Future()
+    capture: Future[RunReport] = Future()
+    ended: list[bool] = []
+
+    def receive() -> None:
+        time.sleep(0.3)  # by then the main thread waits: nothing from outside shows that it does
+        signal.pthread_kill(threading.get_ident(), number)
+        ended.append(bool(wait([stop], timeout=10).done))
+        capture.set_exception(TimeoutError())  # it is over, whatever it brought
+
+    with stopped_by_signals(stop):
+        receiving = threading.Thread(target=receive)
+        receiving.start()
+        watch([capture], Progress([ACCOUNT], 60, stop))
+    receiving.join()
+    assert ended == [True]
 
 
 def test_a_second_ctrl_c_aborts_at_once(cdc: Operator, site: Site) -> None:
