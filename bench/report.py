@@ -240,8 +240,8 @@ def _latency(results: Results) -> str:
         _table(heads, rows)
         + "\n\nThe floor is the median of one empty round trip to the org plus one PUT of one event, one after the other, at random moments "
         "and as often as events are published. The tight floor does the same again and again without a pause; it shows what an idle processor costs "
-        "that has to be woken for each event, up to twice the time for the same work. An event is "
-        "published at a random moment, with the time before its publishing request inside it. Few events make a p99 that is their largest."
+        "that has to be woken for each event, up to twice the time for the same work. Events are published at "
+        "random moments, each a request of its own, and the time counts from when the org has the event. Few events make a p99 that is their largest."
     )
 
 

@@ -223,9 +223,12 @@ _AGAIN = "capture goes on in a new session, from the last landed event; if it la
 
 
 def _unreadable(what: str, http: HttpAnswer, cause: str) -> SalesforceError:
-    if http.body.lstrip()[:1] in (b"[", b"{"):
+    text = http.body.strip()
+    if text[:1] in (b"[", b"{"):
+        if text[-1:] not in (b"]", b"}"):  # cut on the way, and passed on as if it were all
+            return RequestLost(f"{what}: the answer was cut short", hint=_AGAIN)
         return AnswerUnreadable(f"{what}: the answer cannot be read ({cause})", hint=_AGAIN, body=http.body)
-    kind = "HTML" if http.body.lstrip()[:1] == b"<" else "not JSON" if http.body.strip() else "empty"
+    kind = "HTML" if text[:1] == b"<" else "not JSON" if text else "empty"
     return RequestLost(f"{what}: the answer is {kind} (HTTP {http.status})", hint=_AGAIN)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
@@ -52,12 +53,13 @@ def add_routes(app: web.Application, parts: Parts) -> None:
         mount(method, path, handler)
 
     async def handle_raw(request: web.Request) -> web.Response:
-        """Publish the request's body, byte for byte, as one delivery."""
+        """Publish the request's body, byte for byte, as one delivery, and tell when (by this machine's clock)."""
         channel = request.query.get("channel", "")
         if channel not in parts.org.streams:
             return _json({"error": f"unknown or missing: {channel}"}, 400)
         age_s = float(request.query.get("age_s", "0"))
-        return _json({"replayId": parts.org.publish_raw(channel, await request.read(), age_s)})
+        body, now_ns = await request.read(), time.time_ns()
+        return _json({"replayId": parts.org.publish_raw(channel, body, age_s), "publishedNs": now_ns})
 
     app.router.add_post("/_emulator/raw", handle_raw)
 

@@ -65,6 +65,20 @@ def test_a_connect_with_events_is(site: Site, way: str, after: int) -> None:
     assert_sessions_clean(site)
 
 
+@pytest.mark.parametrize("on", ["connect", "subscribe"])
+def test_an_answer_that_is_cut_twice_at_one_place_though_its_length_says_nothing_is_lost_and_no_poison(
+    site: Site, on: str
+) -> None:
+    waiting(site, count=20)
+    site.org.knobs(events_on_subscribe=on == "subscribe")
+    site.org.fault(on, "truncate_clean", times=2, only_with_events=True, keep=0.7)
+    report = site.capture(ACCOUNT, CONTACT, seconds=3)
+    assert report.outcome == "ok", report.summary()
+    assert report.lost_causes == {"RequestLost": 2}
+    assert site.log.quarantine() == []
+    finish(site)
+
+
 @pytest.mark.parametrize("way", SOME)
 def test_the_very_first_connect_is(site: Site, way: str) -> None:
     waiting(site, count=150)
