@@ -10,6 +10,7 @@ from bench.contenders import CONTENDERS
 from bench.measure import ACCOUNT, TINY, Results, throughput, versions
 from bench.report import MARKS_HEADING, marks, percentile, write
 from bench.stage import ROOT, stage
+from tests.harness import slowness
 
 MARKS = 16
 
@@ -21,7 +22,7 @@ def test_contenders_do_their_work_and_the_document_has_every_mark() -> None:
         for name in ("product", "pipe", "drain"):
             throughput(results, on, name, "2000 x 1000", 300, [ACCOUNT])
         throughput(results, on, "per_event", "1000", 3, [ACCOUNT])
-        found = on.run("product", [ACCOUNT], run_s=1)
+        found = on.run("product", [ACCOUNT], run_s=2 * slowness())
     assert found["outcome"] == "ok"
     assert found["events"] == 300
     assert results.median("pipe 2000 x 1000 ops_per_1000") == pytest.approx(1000 / 300 * 3, abs=4)
