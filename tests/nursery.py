@@ -7,15 +7,15 @@ org. `python -m tests.nursery` is the process that is forked. It ends with its s
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from emulator.client import ControlError, Emulator
 
@@ -62,65 +62,51 @@ class Nursery:
 
 
 def main() -> None:
-    """Obey orders, one to a line, each answered by one: where an org listens, or how one ended."""
+    """Obey orders, one to a line, each answered by one: where an org listens, or with which code it ended."""
     import typer
 
     from emulator.cli import app
 
     typer.main.get_command(app).make_context("emulator", [])  # imports what the first use of it imports
-    lifelines: dict[int, int] = {}  # of each org: its standard input ends with this end of the pipe
+    forking = multiprocessing.get_context("fork")
+    stdin, lifeline = os.pipe()  # what the orgs read ends when this process does, however it does
+    orgs: dict[int | None, ForkProcess] = {}
     for line in sys.stdin:
         order = json.loads(line)
         if "stop" in order:
-            os.close(lifelines.pop(order["stop"]))
-            _answer(ended=_stop(order["stop"]))
-            continue
-        inner_end, outer_end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            for each in (*lifelines.values(), outer_end):  # or it would keep its sisters alive
-                os.close(each)
-            _live(inner_end, order["start"])
-        os.close(inner_end)
-        lifelines[pid] = outer_end
+            answer: dict[str, Any] = {"ended": _stop(orgs.pop(order["stop"]))}
+        else:
+            mouth, stdout = os.pipe()
+            org = forking.Process(target=_live, args=(order["start"], stdin, stdout, lifeline), daemon=True)
+            org.start()
+            os.close(stdout)
+            with open(mouth, encoding="utf-8") as says:
+                first_words = says.readline()
+            answer = json.loads(first_words) if first_words else {"ended": _stop(org)}
+            orgs[org.pid] = org
+        print(json.dumps(answer), flush=True)
 
 
-def _live(stdin: int, arguments: list[str]) -> NoReturn:
+def _live(arguments: list[str], stdin: int, stdout: int, lifeline: int) -> None:
     """Be an emulator, which says itself where it listens, until it is stopped."""
     from emulator.cli import app
 
-    code: Any = 0
-    try:
-        os.dup2(stdin, 0)
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        app(arguments)
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        code = 1
-    finally:
-        if code:
-            _answer(ended=code)
-        os._exit(bool(code))
+    os.close(lifeline)
+    os.dup2(stdin, 0)
+    os.dup2(stdout, 1)
+    os.close(stdout)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    app(arguments)
 
 
-def _stop(pid: int) -> int:
-    """Return what an org ended with; one that does not end by itself is killed."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    ends = time.monotonic() + STOP_S
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > ends:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
-
-
-def _answer(**answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
+def _stop(org: ForkProcess) -> int | None:
+    """Return what an org ended with; one that does not end when it is told to is killed."""
+    org.terminate()
+    org.join(STOP_S)
+    org.kill()
+    org.join()
+    return org.exitcode
 
 
 if __name__ == "__main__":

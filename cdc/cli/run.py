@@ -204,11 +204,11 @@ def watch(captures: Sequence[Future[RunReport]], watched: Progress) -> None:
 
     This thread must never wait for long: the system may hand a signal to another one, and Python deals with it here.
     """
-    shown = Live(watched, console=progress, auto_refresh=False, transient=True) if progress.is_terminal else None
-    with shown or nullcontext():
+    shown = Live(watched, console=progress, auto_refresh=False, transient=True)
+    with shown if progress.is_terminal else nullcontext() as live:
         while wait(captures, timeout=REFRESH_S).not_done:
-            if shown is not None:
-                shown.refresh()
+            if live is not None:
+                live.refresh()
 
 
 def show_report(report: RunReport, *, is_one_of_many: bool) -> None:

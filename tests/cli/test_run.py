@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
-import time
+import traceback
 from concurrent.futures import Future, wait
 
 import pytest
@@ -221,9 +222,18 @@ def test_a_signal_that_the_system_hands_to_another_thread_is_noticed_too(number:
     stop: Future[None] = Future()
     capture: Future[RunReport] = Future()
     ended: list[bool] = []
+    main = threading.get_ident()
+
+    def is_waited_for() -> bool:
+        innermost = traceback.extract_stack(sys._current_frames()[main])[-3:]
+        return [frame.name for frame in innermost] == [
+            "wait",
+            "wait",
+            "wait",
+        ]  # the futures', an Event's, a Condition's
 
     def receive() -> None:
-        time.sleep(0.3)  # by then the main thread waits: nothing from outside shows that it does
+        wait_until(is_waited_for)
         signal.pthread_kill(threading.get_ident(), number)
         ended.append(bool(wait([stop], timeout=10).done))
         capture.set_exception(TimeoutError())  # it is over, whatever it brought
